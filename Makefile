@@ -1,0 +1,62 @@
+# Every target sets itself up on a machine that has Python and nothing else.
+#
+#   make demo     stream a rendered video through a small random model
+#   make test     the whole suite, doctests included; needs no torch
+#   make lint     ruff check, ruff format --check, mypy
+#   make parity   compare live with torch and transformers
+#   make format   apply ruff's formatting and safe fixes
+#
+# Another interpreter: make test PYTHON=python3.12 VENV=.venv-3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+PARITY_VENV ?= $(VENV)-parity
+RUNS ?= runs
+PYTEST_ARGS ?=
+
+comma := ,
+PIP_INSTALL = -m pip install -qq --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint parity format clean
+
+# One stamp per environment and set of extras; a changed pyproject.toml renews
+# it. The stamp is written last, so that a failed install is tried again.
+$(VENV)/%.stamp: pyproject.toml
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): vrex_jax[$(subst +,$(comma),$*)]"
+	@$(VENV)/bin/python $(PIP_INSTALL) --editable ".[$(subst +,$(comma),$*)]"
+	@touch $@
+
+$(PARITY_VENV)/parity.stamp: pyproject.toml
+	@test -x $(PARITY_VENV)/bin/python || $(PYTHON) -m venv $(PARITY_VENV)
+	@echo "Installing into $(PARITY_VENV): vrex_jax[test,parity]"
+	@$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable ".[test,parity]"
+	@touch $@
+
+demo: $(VENV)/hf+video.stamp
+	test -f $(RUNS)/demo.mp4 || \
+	  $(VENV)/bin/python -m vrex_jax.tasks.render --out $(RUNS)/demo.mp4
+	$(VENV)/bin/python experiments/stream_video.py \
+	  --video $(RUNS)/demo.mp4 \
+	  --policy "full | streaming_llm" \
+	  --question "10: what is happening?" \
+	  --out $(RUNS)/demo
+
+test: $(VENV)/test.stamp
+	$(VENV)/bin/python -m pytest -m "not parity" $(PYTEST_ARGS)
+
+lint: $(VENV)/test+lint.stamp
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+parity: $(PARITY_VENV)/parity.stamp
+	$(PARITY_VENV)/bin/python -m pytest -m parity $(PYTEST_ARGS)
+
+format: $(VENV)/test+lint.stamp
+	$(VENV)/bin/ruff check --fix-only
+	$(VENV)/bin/ruff format
+
+clean:
+	rm -rf $(VENV) $(PARITY_VENV) build dist *.egg-info

@@ -1,0 +1,54 @@
+"""What every test runs under: strict ranks, fixed examples, no GPU needed."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import jax
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update(
+  "jax_compilation_cache_dir", os.environ.get("VREX_TEST_COMPILATION_CACHE")
+)
+
+hypothesis.settings.register_profile(
+  "vrex_jax",
+  derandomize=True,
+  deadline=None,
+  max_examples=50,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("vrex_jax")
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+  """Root of the checkout: the folder that holds pyproject.toml."""
+  return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_video() -> Callable[[str], pathlib.Path]:
+  """A function from a clip's file name to its path; skips where it is absent.
+
+  The clips lie beside the checkout, in ../shared/video, or where the
+  environment variable VREX_SHARED_VIDEO says. No network, no download.
+  """
+  folder = pathlib.Path(
+    os.environ.get("VREX_SHARED_VIDEO", REPOSITORY.parent / "shared" / "video")
+  )
+
+  def find(name: str) -> pathlib.Path:
+    path = folder / name
+    if not path.is_file():
+      pytest.skip(f"no clip {path}: set VREX_SHARED_VIDEO to its folder")
+    return path
+
+  return find

@@ -1,0 +1,63 @@
+"""Sliding window over frames: what is older than the window is dropped."""
+
+import jax.numpy as jnp
+
+from vrex_jax import policy as policy_lib
+from vrex_jax.errors import InputError
+
+__all__ = ["sliding_window"]
+
+
+def sliding_window(
+    *, frames: int = 16, keep_prompt: bool = True
+) -> policy_lib.KVPolicy:
+  """Keeps the last frames, and the text that came with them.
+
+  Token s is kept iff frame(s) > current frame - frames, or it belongs to the
+  prompt and `keep_prompt`. Evicts: slots are reused, so a stream with no end
+  runs in fixed capacity. Keys keep their original positions.
+
+  Args:
+    frames: frames kept (at least 1; a knob: traced, may be swept).
+    keep_prompt: keep the system text; without it a chat model loses its
+      instructions after `frames` frames.
+
+  Raises:
+    InputError: `frames` is below 1.
+
+  Example:
+    >>> sliding_window(frames=8).name
+    'sliding_window(frames=8, keep_prompt=True)'
+  """
+  if not isinstance(frames, int) or frames < 1:
+    raise InputError(
+        f"sliding_window: frames is {frames!r}; it must be a whole number of at"
+        " least 1: try frames=16"
+    )
+
+  def init(spec, params, knobs, sample):
+    del spec, params, sample
+    return {"frames": jnp.asarray(knobs["frames"], jnp.int32)}
+
+  def select(state, view, layer, queries, stage):
+    del layer, queries, stage
+    counts = policy_lib.zero_counts((view.num_kv_heads,))
+    return policy_lib.attend_all(), state, counts
+
+  def write(state, view, chunk, stage):
+    del stage
+    keep = view.slots.frame > jnp.max(chunk.frame) - state["frames"]
+    if keep_prompt:
+      prompt = policy_lib.STAGES.index("prompt")
+      keep = keep | (view.slots.kind == prompt)
+    return state, keep, policy_lib.zero_counts(chunk.k_rotated.shape[:2])
+
+  return policy_lib.KVPolicy(
+      name=f"sliding_window(frames={frames}, keep_prompt={keep_prompt})",
+      needs=policy_lib.Needs(evicts=True),
+      knobs={"frames": frames},
+      init=init,
+      select=select,
+      write=write,
+      move=lambda state, source: state,
+  )

@@ -1,0 +1,128 @@
+"""Rotary position embedding (RoPE), in the half-split layout of Hugging Face.
+
+Pair i of a head is (x[i], x[i + H/2]). It is rotated by position * frequency_i:
+
+  rotate(x, p) = x * cos(p f) + (-x[H/2:], x[:H/2]) * sin(p f)
+
+Rotations add: rotate(rotate(x, a), b) = rotate(x, a + b). That is how a cached
+key moves to another position without its unrotated form.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from vrex_jax.models import config as config_lib
+from vrex_jax.typing import Array, Float, Int
+
+__all__ = ["angles", "inverse_frequencies", "rotate"]
+
+
+def inverse_frequencies(
+    rope: config_lib.RopeConfig, head_dim: int
+) -> np.ndarray:
+  """Rotation in radians per position of every pair.
+
+  f_i = theta^(-2 i / H), then scaled: "linear" divides every frequency by
+  `factor`; "llama3" divides those of wavelength above
+  original_max / low_freq_factor, keeps those below
+  original_max / high_freq_factor and interpolates between.
+
+  Args:
+    rope: rotary settings.
+    head_dim: H.
+
+  Returns:
+    f32[H / 2], radians per position.
+
+  Raises:
+    ValueError: `rope.scaling` is not "none", "linear" or "llama3".
+
+  Example:
+    >>> inverse_frequencies(config_lib.RopeConfig(theta=100.0), 4)
+    array([1. , 0.1], dtype=float32)
+
+  Source: Su et al., arXiv 2104.09864, Sec. 3.2; the llama3 rule is the one
+  published with Llama 3.1 ("rope_type": "llama3").
+  """
+  exponent = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+  frequency = 1.0 / rope.theta**exponent
+  if rope.scaling == "none":
+    return frequency.astype(np.float32)
+  if rope.scaling == "linear":
+    return (frequency / rope.factor).astype(np.float32)
+  if rope.scaling == "llama3":
+    wavelength = 2.0 * np.pi / frequency
+    context = rope.original_max_position_embeddings
+    # 0 at the long end (scaled), 1 at the short end (kept).
+    ramp = (context / wavelength - rope.low_freq_factor) / (
+        rope.high_freq_factor - rope.low_freq_factor
+    )
+    ramp = np.clip(ramp, 0.0, 1.0)
+    scaled = (1.0 - ramp) * frequency / rope.factor + ramp * frequency
+    return scaled.astype(np.float32)
+  raise ValueError(
+      f"rope scaling is {rope.scaling!r}; it must be none, linear or llama3:"
+      " other rules are not implemented"
+  )
+
+
+def angles(
+    positions: Int,
+    frequencies: Array | np.ndarray,
+    sections: tuple[int, ...] | None = None,
+) -> Float:
+  """Rotation angle of every position and pair.
+
+  Args:
+    positions: i32[..., T], or i32[3, ..., T] with `sections` (time, height,
+      width components of M-RoPE).
+    frequencies: f32[H / 2], radians per position.
+    sections: pairs that follow each component; sums to H / 2. None for
+      ordinary RoPE.
+
+  Returns:
+    f32[..., T, H / 2], radians.
+
+  Example:
+    >>> angles(jnp.array([0, 2]), np.array([1.0, 0.1], np.float32)).tolist()
+    [[0.0, 0.0], [2.0, 0.20000000298023224]]
+  """
+  frequencies = jnp.asarray(frequencies, jnp.float32)
+  product = jnp.multiply(
+      positions.astype(jnp.float32)[..., None],
+      frequencies.reshape((1,) * positions.ndim + (-1,)),
+  )
+  if sections is None:
+    return product
+  component = np.repeat(np.arange(len(sections)), sections)
+  parts = [
+      product[component[pair], ..., pair] for pair in range(len(component))
+  ]
+  return jnp.stack(parts, axis=-1)
+
+
+def rotate(x: Float, angle: Float) -> Float:
+  """Rotates heads by given angles.
+
+  Args:
+    x: f[..., H].
+    angle: f32[..., H / 2], radians, broadcast against the leading axes of x
+      (equal rank).
+
+  Returns:
+    f[..., H] in x's dtype; the arithmetic is float32 or wider.
+
+  Example:
+    >>> quarter = jnp.full((1, 1), jnp.pi / 2)
+    >>> rotate(jnp.array([[1.0, 0.0]]), quarter).round(6).tolist()
+    [[-0.0, 1.0]]
+
+  Source: Su et al., arXiv 2104.09864, Eq. 34 (half-split order of pairs).
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, angle.dtype))
+  first, second = jnp.split(wide, 2, axis=-1)
+  cosine, sine = jnp.cos(angle), jnp.sin(angle)
+  rotated = jnp.concatenate(
+      [first * cosine - second * sine, second * cosine + first * sine], axis=-1
+  )
+  return rotated.astype(x.dtype)

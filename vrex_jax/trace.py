@@ -1,0 +1,386 @@
+"""What a stream did, as integer counts.
+
+One event per frame, question chunk or generated token. Every count has axes
+[X, L, B, K]: event, layer, stream, KV head. There are no seconds of compute,
+joules or bytes here; the hardware model prices the counts.
+"""
+
+import enum
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+
+from vrex_jax.errors import InputError
+from vrex_jax.typing import Int
+
+__all__ = [
+    "STAGES",
+    "Counts",
+    "Event",
+    "Overflow",
+    "StreamTrace",
+    "check",
+    "concatenate",
+    "empty",
+    "from_events",
+    "load",
+    "retrieval_ratio",
+    "save",
+    "zero_counts",
+]
+
+STAGES = ("prompt", "frame", "question", "answer")
+"""Stages of a stream; a stage's index is also the kind of its tokens."""
+
+
+class Overflow(enum.IntFlag):
+  """Bits that data-dependent conditions set inside jit.
+
+  Each has one meaning and one remedy (`check`).
+  """
+
+  CACHE_FULL = 1
+  TABLE_FULL = 2
+  POSITION = 4
+  NON_FINITE = 8
+
+
+_REMEDY = {
+    Overflow.CACHE_FULL: (
+        "the KV cache had no room for the chunk, which was not stored: raise"
+        " the capacity"
+    ),
+    Overflow.TABLE_FULL: (
+        "a table of the policy was full: raise its capacity"
+    ),
+    Overflow.POSITION: (
+        "a position passed the model's max_position_embeddings: shorten the"
+        " stream or use a policy that re-indexes positions (streaming_llm)"
+    ),
+    Overflow.NON_FINITE: (
+        "the hidden state was not finite: check the checkpoint and the dtype"
+    ),
+}
+
+
+class Counts(NamedTuple):
+  """Dynamic. Integers of one event, layer and stream; i32[K] each.
+
+  A policy fills the first block and leaves zero what it does not have; the
+  driver fills the second. Row-dependent counts come as sum and maximum over
+  the rows of the KV head.
+
+  Attributes:
+    keys_hashed: keys given a hash code.
+    code_comparisons: pairs of codes compared.
+    keys_scored: single keys scored against the query.
+    groups_live: clusters, pages or frames in the table.
+    groups_scored: of those, scored against the query, summed over rows.
+    buckets_visited: early-exit buckets visited, summed over rows.
+    buckets_visited_max: the same, of the row that needed most.
+    scores_visited: scores inside the visited buckets, summed over rows.
+    scores_visited_max: the same, of the row that needed most.
+    corrections: selections made again because the query had turned.
+    overflow: `Overflow` bits of the policy; combined by OR, not by +.
+    chunk_tokens: valid tokens of the chunk.
+    past_seen: tokens of the stream before the chunk, evicted ones included.
+    past_held: of those, in the cache for this head.
+    past_attended: attended, summed over the selection rows of the head.
+    past_loaded: attended by at least one row of the head.
+    past_fetched: loaded although not resident.
+    past_exposed: fetched although not prefetched.
+    fetch_runs: maximal runs of neighbouring slots among the fetched.
+  """
+
+  keys_hashed: Int
+  code_comparisons: Int
+  keys_scored: Int
+  groups_live: Int
+  groups_scored: Int
+  buckets_visited: Int
+  buckets_visited_max: Int
+  scores_visited: Int
+  scores_visited_max: Int
+  corrections: Int
+  overflow: Int
+  chunk_tokens: Int
+  past_seen: Int
+  past_held: Int
+  past_attended: Int
+  past_loaded: Int
+  past_fetched: Int
+  past_exposed: Int
+  fetch_runs: Int
+
+  def plus(self, other: "Counts") -> "Counts":
+    """Adds counts of the same event; maxima and bits keep their own rule."""
+    summed = {
+        name: a + b
+        for name, a, b in zip(self._fields, self, other, strict=True)
+    }
+    for name in ("buckets_visited_max", "scores_visited_max"):
+      summed[name] = jnp.maximum(getattr(self, name), getattr(other, name))
+    summed["overflow"] = self.overflow | other.overflow
+    return Counts(**summed)
+
+
+def zero_counts(shape: tuple[int, ...]) -> Counts:
+  """All counts zero: i32[shape] each.
+
+  Example:
+    >>> zero_counts((2,)).past_seen.tolist()
+    [0, 0]
+  """
+  return Counts(*(jnp.zeros(shape, jnp.int32) for _ in Counts._fields))
+
+
+class Event(NamedTuple):
+  """Dynamic. One event as the jitted step returns it.
+
+  Attributes:
+    stage: index into `STAGES`.
+    frame: frame index of each stream.
+    counts: integers per layer, stream and KV head.
+    overflow: `Overflow` bits per layer and stream.
+  """
+
+  stage: Int  # []
+  frame: Int  # [B]
+  counts: Counts  # [L, B, K]
+  overflow: Int  # u32 [L, B]
+
+
+@flax.struct.dataclass
+class StreamTrace:
+  """Dynamic. All events of a run, on the host (numpy).
+
+  Attributes:
+    stage: index into `STAGES` of every event.
+    time_s: time stamp in the video.
+    frame: frame index per stream.
+    counts: per name of `Counts` (overflow apart).
+    overflow: `Overflow` bits.
+    retrieves: the layer and stage take part in retrieval, so that they count
+      for `retrieval_ratio`.
+    rows_per_head: selection rows of one KV head: 1, or G when each query head
+      has its own selection.
+  """
+
+  stage: np.ndarray  # i8 [X]
+  time_s: np.ndarray  # f64 [X]
+  frame: np.ndarray  # i32 [X, B]
+  counts: dict[str, np.ndarray]  # i32 [X, L, B, K]
+  overflow: np.ndarray  # u32 [X, L, B]
+  retrieves: np.ndarray  # b [STAGES, L]
+  rows_per_head: int = flax.struct.field(pytree_node=False, default=1)
+
+  def __len__(self) -> int:
+    return len(self.stage)
+
+  def __getitem__(self, events: slice) -> "StreamTrace":
+    """Events start … stop - 1, as a trace of their own."""
+    return self.replace(
+        stage=self.stage[events],
+        time_s=self.time_s[events],
+        frame=self.frame[events],
+        counts={name: value[events] for name, value in self.counts.items()},
+        overflow=self.overflow[events],
+    )
+
+  def total(self, name: str) -> np.ndarray:
+    """Sum of one count over events: i64[L, B, K]; maximum for `*_max`."""
+    values = self.counts[name].astype(np.int64)
+    if name.endswith("_max"):
+      return values.max(axis=0, initial=0)
+    return values.sum(axis=0)
+
+
+def from_events(
+    events: Event,
+    *,
+    time_s: np.ndarray,
+    retrieves: np.ndarray,
+    rows_per_head: int,
+) -> StreamTrace:
+  """A trace from stacked events.
+
+  Args:
+    events: Event with a leading axis X on every leaf.
+    time_s: f64[X].
+    retrieves: b[STAGES, L].
+    rows_per_head: selection rows of one KV head.
+  """
+  counts = {
+      name: np.asarray(value, np.int32)
+      for name, value in events.counts._asdict().items()
+      if name != "overflow"
+  }
+  bits = np.bitwise_or.reduce(
+      np.asarray(events.counts.overflow).astype(np.uint32), axis=-1
+  )
+  return StreamTrace(
+      stage=np.asarray(events.stage, np.int8),
+      time_s=np.asarray(time_s, np.float64),
+      frame=np.asarray(events.frame, np.int32),
+      counts=counts,
+      overflow=np.asarray(events.overflow, np.uint32) | bits,
+      retrieves=np.asarray(retrieves, bool),
+      rows_per_head=rows_per_head,
+  )
+
+
+def empty(
+    *,
+    num_layers: int,
+    batch: int,
+    num_kv_heads: int,
+    retrieves: np.ndarray,
+    rows_per_head: int,
+) -> StreamTrace:
+  """A trace without events, the neutral element of `concatenate`."""
+  shape = (0, num_layers, batch, num_kv_heads)
+  return StreamTrace(
+      stage=np.zeros((0,), np.int8),
+      time_s=np.zeros((0,), np.float64),
+      frame=np.zeros((0, batch), np.int32),
+      counts={
+          name: np.zeros(shape, np.int32)
+          for name in Counts._fields
+          if name != "overflow"
+      },
+      overflow=np.zeros(shape[:3], np.uint32),
+      retrieves=np.asarray(retrieves, bool),
+      rows_per_head=rows_per_head,
+  )
+
+
+def concatenate(traces: Iterable[StreamTrace]) -> StreamTrace:
+  """Events of several traces in order; totals add."""
+  traces = list(traces)
+  join = lambda pick: np.concatenate([pick(trace) for trace in traces])
+  return traces[0].replace(
+      stage=join(lambda t: t.stage),
+      time_s=join(lambda t: t.time_s),
+      frame=join(lambda t: t.frame),
+      counts={
+          name: join(lambda t, name=name: t.counts[name])
+          for name in traces[0].counts
+      },
+      overflow=join(lambda t: t.overflow),
+  )
+
+
+def retrieval_ratio(
+    trace: StreamTrace, *, all_layers: bool = False
+) -> dict[str, float]:
+  """Share of past tokens attended, by stage.
+
+  ratio = Σ past_attended / (rows_per_head · Σ past_seen)
+
+  over events of the stage, retrieving layers, streams and KV heads. Evicted
+  tokens count as seen, the current chunk does not count.
+
+  Args:
+    trace: events.
+    all_layers: over all layers (`attended_share`), not only retrieving ones.
+
+  Returns:
+    {"frame": , "question": , "answer": }; 1.0 where a stage retrieves in no
+    layer, nan where it has no event with a past.
+  """
+  ratios = {}
+  for name in STAGES[1:]:
+    index = STAGES.index(name)
+    events = trace.stage == index
+    if all_layers:
+      layers = np.ones_like(trace.retrieves[index])
+    else:
+      layers = trace.retrieves[index]
+    attended = trace.counts["past_attended"][events][:, layers]
+    seen = trace.counts["past_seen"][events][:, layers]
+    denominator = int(seen.astype(np.int64).sum()) * trace.rows_per_head
+    if not layers.any() and events.any():
+      ratios[name] = 1.0
+    elif denominator == 0:
+      ratios[name] = float("nan")
+    else:
+      ratios[name] = int(attended.astype(np.int64).sum()) / denominator
+  return ratios
+
+
+def check(trace: StreamTrace) -> list[str]:
+  """One sentence per overflow bit that was set: where first, and the remedy.
+
+  Args:
+    trace: events.
+
+  Returns:
+    Sentences, empty when nothing overflowed.
+
+  Example:
+    >>> retrieves = np.ones((len(STAGES), 1), bool)
+    >>> check(empty(num_layers=1, batch=1, num_kv_heads=1,
+    ...             retrieves=retrieves, rows_per_head=1))
+    []
+  """
+  sentences = []
+  for bit in Overflow:
+    events, layers, streams = np.nonzero(trace.overflow & np.uint32(bit))
+    if len(events) == 0:
+      continue
+    event, layer, stream = events[0], layers[0], streams[0]
+    stage = STAGES[trace.stage[event]]
+    sentences.append(
+        f"At frame {trace.frame[event, stream]}, layer {layer}, stream"
+        f" {stream} ({stage} stage; {len(np.unique(events))} events in all)"
+        f" {_REMEDY[bit]}."
+    )
+  return sentences
+
+
+def save(trace: StreamTrace, path: Path) -> None:
+  """Writes a trace as compressed npz: plain arrays, no pickle."""
+  arrays = {f"counts.{name}": value for name, value in trace.counts.items()}
+  np.savez_compressed(
+      path,
+      stage=trace.stage,
+      time_s=trace.time_s,
+      frame=trace.frame,
+      overflow=trace.overflow,
+      retrieves=trace.retrieves,
+      rows_per_head=np.int64(trace.rows_per_head),
+      stage_names=np.array(STAGES),
+      **arrays,
+  )
+
+
+def load(path: Path) -> StreamTrace:
+  """Reads what `save` wrote.
+
+  Raises:
+    InputError: the file is not a trace.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      return StreamTrace(
+          stage=stored["stage"],
+          time_s=stored["time_s"],
+          frame=stored["frame"],
+          counts={
+              name.removeprefix("counts."): stored[name]
+              for name in stored.files
+              if name.startswith("counts.")
+          },
+          overflow=stored["overflow"],
+          retrieves=stored["retrieves"],
+          rows_per_head=int(stored["rows_per_head"]),
+      )
+  except (OSError, ValueError, KeyError) as error:
+    raise InputError(
+        f"{path} is not a trace ({error}); it must be the trace.npz of a run:"
+        " give the file stream_video.py wrote to its --out folder"
+    ) from error
