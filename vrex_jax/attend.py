@@ -83,11 +83,11 @@ class Attended(NamedTuple):
 
 
 def slot_sets(
-    cache: cache_lib.KVCache,
-    *,
-    next_position: Int,
-    recent_tokens: Int,
-    resident_tokens: Int,
+  cache: cache_lib.KVCache,
+  *,
+  next_position: Int,
+  recent_tokens: Int,
+  resident_tokens: Int,
 ) -> SlotSets:
   """Live, recent and resident slots before a chunk.
 
@@ -103,28 +103,26 @@ def slot_sets(
   below = (index < cache.cursor).reshape((1,) * (slots.valid.ndim - 1) + (-1,))
   if cache.per_head:
     now = next_position[None, :, None, None]
-    expand = lambda mask: bitmap.pack(mask)
+    expand = bitmap.pack
   else:
     now = next_position[:, None]
     expand = lambda mask: bitmap.pack(mask)[:, None]
   live = slots.valid & below
   age = now - slots.position
   return SlotSets(
-      live=expand(live),
-      recent=expand(live & (age <= recent_tokens)),
-      resident=expand(live & (age <= resident_tokens)),
+    live=expand(live),
+    recent=expand(live & (age <= recent_tokens)),
+    resident=expand(live & (age <= resident_tokens)),
   )
 
 
 def _part_slots(
-    parts: tuple[policy_lib.Part, ...], sets: SlotSets, rows: int
+  parts: tuple[policy_lib.Part, ...], sets: SlotSets, rows: int
 ) -> list[Bitmap]:
   """Every part's set, u32[B, A, S / 32]; recent slots join the first part."""
   per_row = lambda sets_: jnp.repeat(sets_, rows // sets_.shape[1], axis=1)
   live, recent = per_row(sets.live), per_row(sets.recent)
-  slots = [
-      live if part.slots is None else part.slots & live for part in parts
-  ]
+  slots = [live if part.slots is None else part.slots & live for part in parts]
   held_elsewhere = jnp.zeros_like(live)
   for other in slots[1:]:
     held_elsewhere = held_elsewhere | other
@@ -133,10 +131,10 @@ def _part_slots(
 
 
 def _part_query(
-    part: policy_lib.Part,
-    slots: Bitmap,
-    chunk: ChunkInputs,
-    frequencies: Array,
+  part: policy_lib.Part,
+  slots: Bitmap,
+  chunk: ChunkInputs,
+  frequencies: Array,
 ) -> Float:
   """The chunk's queries at the positions a part asks for: f[B, A, M, H]."""
   rows = slots.shape[1]
@@ -146,14 +144,14 @@ def _part_query(
   if part.query_rule == "rank":
     first = bitmap.count(slots)  # [B, A]
     position = first[:, :, None] + chunk.offset[:, None, :]
-  elif part.query_rule == "fixed":
+  elif part.query_rule == "fixed" and part.query_position is not None:
     position = jnp.broadcast_to(
-        part.query_position[:, None, None], (batch, rows, length)
+      part.query_position[:, None, None], (batch, rows, length)
     )
   else:
     raise ValueError(
-        f"query_rule is {part.query_rule!r}; it must be original, rank or"
-        " fixed: fix the policy's selection"
+      f"query_rule is {part.query_rule!r}; it must be original, rank or"
+      " fixed with a query_position: fix the policy's selection"
     )
   angle = rotary.angles(position, frequencies)  # [B, A, T, H/2]
   angle = jnp.repeat(angle, heads // rows, axis=1)  # [B, N, T, H/2]
@@ -161,26 +159,26 @@ def _part_query(
 
 
 def _part_rotation(
-    part: policy_lib.Part, cache: cache_lib.KVCache, frequencies: Array
+  part: policy_lib.Part, cache: cache_lib.KVCache, frequencies: Array
 ) -> attention.KeyRotation | None:
   if part.key_rule == "original":
     return None
   if part.key_rule not in ("rank", "fixed"):
     raise ValueError(
-        f"key_rule is {part.key_rule!r}; it must be original, rank or fixed:"
-        " fix the policy's selection"
+      f"key_rule is {part.key_rule!r}; it must be original, rank or fixed:"
+      " fix the policy's selection"
     )
   target = part.key_position if part.key_rule == "fixed" else None
   return attention.KeyRotation(cache.slots.position, frequencies, target)
 
 
 def _count(
-    slots: list[Bitmap],
-    sets: SlotSets,
-    prefetched: Bitmap | None,
-    chunk: ChunkInputs,
-    seen: Int,
-    kv_heads: int,
+  slots: list[Bitmap],
+  sets: SlotSets,
+  prefetched: Bitmap | None,
+  chunk: ChunkInputs,
+  seen: Int,
+  kv_heads: int,
 ) -> policy_lib.Counts:
   """The driver's counts of one layer: i32[B, K] each."""
   batch, rows, _ = slots[0].shape
@@ -193,7 +191,7 @@ def _count(
       merged = merged | grouped[:, :, row]
     return merged
 
-  attended = sum(bitmap.count(part) for part in slots)
+  attended = sum((bitmap.count(part) for part in slots), jnp.int32(0))
   everything = slots[0]
   for part in slots[1:]:
     everything = everything | part
@@ -203,27 +201,27 @@ def _count(
   if prefetched is not None:
     exposed = fetched & ~union(prefetched)
   wide = lambda per_stream: jnp.broadcast_to(
-      per_stream[:, None], (batch, kv_heads)
+    per_stream[:, None], (batch, kv_heads)
   )
   held = jnp.broadcast_to(bitmap.count(sets.live), (batch, kv_heads))
   return policy_lib.zero_counts((batch, kv_heads))._replace(
-      chunk_tokens=wide(jnp.sum(chunk.valid, axis=-1, dtype=jnp.int32)),
-      past_seen=wide(seen),
-      past_held=held,
-      past_attended=jnp.sum(group(attended[..., None]), axis=(-1, -2)),
-      past_loaded=bitmap.count(loaded),
-      past_fetched=bitmap.count(fetched),
-      past_exposed=bitmap.count(exposed),
-      fetch_runs=bitmap.count_runs(fetched),
+    chunk_tokens=wide(jnp.sum(chunk.valid, axis=-1, dtype=jnp.int32)),
+    past_seen=wide(seen),
+    past_held=held,
+    past_attended=jnp.sum(group(attended[..., None]), axis=(-1, -2)),
+    past_loaded=bitmap.count(loaded),
+    past_fetched=bitmap.count(fetched),
+    past_exposed=bitmap.count(exposed),
+    fetch_runs=bitmap.count_runs(fetched),
   )
 
 
 def _mass(
-    parts: list[tuple[Float, Bitmap, attention.KeyRotation | None]],
-    cache: cache_lib.KVCache,
-    layer: int,
-    chunk: ChunkInputs,
-    lse: Float,
+  parts: list[tuple[Float, Bitmap, attention.KeyRotation | None]],
+  cache: cache_lib.KVCache,
+  layer: int,
+  chunk: ChunkInputs,
+  lse: Float,
 ) -> Float:
   """Mass per slot, past and chunk: f32[B, A, S]; lse f32[B, A, M]."""
   batch, rows, rank = lse.shape
@@ -231,30 +229,31 @@ def _mass(
   valid = jnp.broadcast_to(chunk.valid[:, None], (batch, heads, length))
   valid = valid.reshape(batch, rows, rank)
   mass = sum(
-      attention.slot_mass(
-          query, cache.key, slots, rotation, layer, lse, valid
-      )
+    (
+      attention.slot_mass(query, cache.key, slots, rotation, layer, lse, valid)
       for query, slots, rotation in parts
+    ),
+    jnp.float32(0.0),
   )
   own = attention.chunk_mass(
-      chunk.query, chunk.key, chunk.valid, lse.reshape(batch, heads, length)
+    chunk.query, chunk.key, chunk.valid, lse.reshape(batch, heads, length)
   )
   own = own.reshape(batch, rows, heads // rows, length).sum(axis=2)
   return jax.lax.dynamic_update_slice(mass, own, (0, 0, chunk.start))
 
 
 def attend(
-    selection: policy_lib.Selection,
-    *,
-    layer: int,
-    cache: cache_lib.KVCache,
-    chunk: ChunkInputs,
-    sets: SlotSets,
-    rows: int,
-    seen: Int,
-    frequencies: Array,
-    prefetched: Bitmap | None = None,
-    want_mass: bool = False,
+  selection: policy_lib.Selection,
+  *,
+  layer: int,
+  cache: cache_lib.KVCache,
+  chunk: ChunkInputs,
+  sets: SlotSets,
+  rows: int,
+  seen: Int,
+  frequencies: Array,
+  prefetched: Bitmap | None = None,
+  want_mass: bool = False,
 ) -> Attended:
   """One layer's attention: selected past, recent past and the chunk itself.
 
@@ -277,13 +276,13 @@ def attend(
   heads, kv_heads = chunk.query.shape[1], chunk.key.shape[1]
   slots = _part_slots(selection.parts, here, rows)
   own = attention.chunk_attention(
-      chunk.query, chunk.key, chunk.value, chunk.valid
+    chunk.query, chunk.key, chunk.value, chunk.valid
   )
   partials = [
-      attention.Partial(
-          attention.group_queries(own.out, rows),
-          attention.group_queries(own.lse[..., None], rows)[..., 0],
-      )
+    attention.Partial(
+      attention.group_queries(own.out, rows),
+      attention.group_queries(own.lse[..., None], rows)[..., 0],
+    )
   ]
   scored = []
   for part, part_slots in zip(selection.parts, slots, strict=True):
@@ -293,26 +292,26 @@ def attend(
     whole = part.slots is None and not cache.per_head
     if whole and rotation is None and rows == kv_heads:
       partials.append(
-          attention.prefix_attention(
-              query,
-              cache.key,
-              cache.value,
-              cache.slots.valid,
-              cache.cursor,
-              layer,
-          )
+        attention.prefix_attention(
+          query,
+          cache.key,
+          cache.value,
+          cache.slots.valid,
+          cache.cursor,
+          layer,
+        )
       )
     else:
       partials.append(
-          attention.work_list_attention(
-              query, cache.key, cache.value, part_slots, rotation, layer
-          )
+        attention.work_list_attention(
+          query, cache.key, cache.value, part_slots, rotation, layer
+        )
       )
     if part.extra is not None:
       partials.append(attention.extra_attention(query, *part.extra))
   out, lse = attention.merge(tuple(partials))
   return Attended(
-      out=attention.ungroup_queries(out, heads),
-      counts=_count(slots, here, prefetched, chunk, seen, kv_heads),
-      mass=_mass(scored, cache, layer, chunk, lse) if want_mass else None,
+    out=attention.ungroup_queries(out, heads),
+    counts=_count(slots, here, prefetched, chunk, seen, kv_heads),
+    mass=_mass(scored, cache, layer, chunk, lse) if want_mass else None,
   )

@@ -17,12 +17,12 @@ import numpy as np
 from vrex_jax.typing import Bitmap, Bool, Int
 
 __all__ = [
-    "WORD_BITS",
-    "count",
-    "count_runs",
-    "pack",
-    "select_ranked",
-    "unpack",
+  "WORD_BITS",
+  "count",
+  "count_runs",
+  "pack",
+  "select_ranked",
+  "unpack",
 ]
 
 WORD_BITS = 32
@@ -80,7 +80,7 @@ def count_runs(bitmap: Bitmap) -> Int:
   """
   top = bitmap >> jnp.uint32(WORD_BITS - 1)
   carried = jnp.concatenate(
-      [jnp.zeros_like(top[..., :1]), top[..., :-1]], axis=-1
+    [jnp.zeros_like(top[..., :1]), top[..., :-1]], axis=-1
   )
   return count(bitmap & ~((bitmap << jnp.uint32(1)) | carried))
 

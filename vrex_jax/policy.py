@@ -42,21 +42,21 @@ from vrex_jax.models import config as config_lib
 from vrex_jax.typing import Bitmap, Bool, Float, Int, Parameters, PyTree
 
 __all__ = [
-    "COMBINATORS",
-    "POLICIES",
-    "STAGES",
-    "Chunk",
-    "Counts",
-    "KVPolicy",
-    "Needs",
-    "Part",
-    "Queries",
-    "Selection",
-    "Spec",
-    "View",
-    "attend_all",
-    "rows_of",
-    "zero_counts",
+  "COMBINATORS",
+  "POLICIES",
+  "STAGES",
+  "Chunk",
+  "Counts",
+  "KVPolicy",
+  "Needs",
+  "Part",
+  "Queries",
+  "Selection",
+  "Spec",
+  "View",
+  "attend_all",
+  "rows_of",
+  "zero_counts",
 ]
 
 STAGES = trace.STAGES
@@ -64,15 +64,15 @@ Counts = trace.Counts
 zero_counts = trace.zero_counts
 
 POLICIES: dict[str, str] = {
-    "full": "vrex_jax.baselines.full:full",
-    "sliding_window": "vrex_jax.baselines.sliding_window:sliding_window",
-    "streaming_llm": "vrex_jax.baselines.streaming_llm:streaming_llm",
+  "full": "vrex_jax.baselines.full:full",
+  "sliding_window": "vrex_jax.baselines.sliding_window:sliding_window",
+  "streaming_llm": "vrex_jax.baselines.streaming_llm:streaming_llm",
 }
 """Policy name -> "module:factory", imported on first use."""
 
 COMBINATORS: dict[str, str] = {
-    "keep_recent": "vrex_jax.baselines.combinators:keep_recent",
-    "keep_sink": "vrex_jax.baselines.combinators:keep_sink",
+  "keep_recent": "vrex_jax.baselines.combinators:keep_recent",
+  "keep_sink": "vrex_jax.baselines.combinators:keep_sink",
 }
 """Combinator name -> "module:factory"; called as factory(policy, ...)."""
 
@@ -129,8 +129,7 @@ class Spec:
   grid: tuple[int, int] | None = None
 
 
-@flax.struct.dataclass
-class View:
+class View(flax.struct.PyTreeNode):
   """Dynamic. What a policy may see of one stream's cache.
 
   Attributes:
@@ -207,8 +206,7 @@ class Chunk(NamedTuple):
   last: Bool  # []
 
 
-@flax.struct.dataclass
-class Part:
+class Part(flax.struct.PyTreeNode):
   """Dynamic. One set of slots per row, and the positions it is scored with.
 
   Rules: "original" (as stored), "rank" (keys at their rank in the row's set,
@@ -266,10 +264,10 @@ class KVPolicy(NamedTuple):
   knobs: PyTree
   init: Callable[[Spec, Parameters, PyTree, PyTree | None], PyTree]
   select: Callable[
-      [PyTree, View, int, Queries, str], tuple[Selection, PyTree, Counts]
+    [PyTree, View, int, Queries, str], tuple[Selection, PyTree, Counts]
   ]
   write: Callable[
-      [PyTree, View, Chunk, str], tuple[PyTree, Bool | None, Counts]
+    [PyTree, View, Chunk, str], tuple[PyTree, Bool | None, Counts]
   ]
   feedback: Callable[[PyTree, int, Float, str], PyTree] | None = None
   groups: Callable[[PyTree, int], Int] | None = None
@@ -287,8 +285,8 @@ def rows_of(needs: Needs, decoder: config_lib.DecoderConfig) -> int:
   if needs.granularity == "query":
     return decoder.num_heads
   raise ValueError(
-      f"granularity is {needs.granularity!r}; it must be kv or query: fix the"
-      " policy's needs"
+    f"granularity is {needs.granularity!r}; it must be kv or query: fix the"
+    " policy's needs"
   )
 
 

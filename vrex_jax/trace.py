@@ -8,7 +8,7 @@ joules or bytes here; the hardware model prices the counts.
 import enum
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
@@ -18,19 +18,19 @@ from vrex_jax.errors import InputError
 from vrex_jax.typing import Int
 
 __all__ = [
-    "STAGES",
-    "Counts",
-    "Event",
-    "Overflow",
-    "StreamTrace",
-    "check",
-    "concatenate",
-    "empty",
-    "from_events",
-    "load",
-    "retrieval_ratio",
-    "save",
-    "zero_counts",
+  "STAGES",
+  "Counts",
+  "Event",
+  "Overflow",
+  "StreamTrace",
+  "check",
+  "concatenate",
+  "empty",
+  "from_events",
+  "load",
+  "retrieval_ratio",
+  "save",
+  "zero_counts",
 ]
 
 STAGES = ("prompt", "frame", "question", "answer")
@@ -50,20 +50,18 @@ class Overflow(enum.IntFlag):
 
 
 _REMEDY = {
-    Overflow.CACHE_FULL: (
-        "the KV cache had no room for the chunk, which was not stored: raise"
-        " the capacity"
-    ),
-    Overflow.TABLE_FULL: (
-        "a table of the policy was full: raise its capacity"
-    ),
-    Overflow.POSITION: (
-        "a position passed the model's max_position_embeddings: shorten the"
-        " stream or use a policy that re-indexes positions (streaming_llm)"
-    ),
-    Overflow.NON_FINITE: (
-        "the hidden state was not finite: check the checkpoint and the dtype"
-    ),
+  Overflow.CACHE_FULL: (
+    "the KV cache had no room for the chunk, which was not stored: raise"
+    " the capacity"
+  ),
+  Overflow.TABLE_FULL: ("a table of the policy was full: raise its capacity"),
+  Overflow.POSITION: (
+    "a position passed the model's max_position_embeddings: shorten the"
+    " stream or use a policy that re-indexes positions (streaming_llm)"
+  ),
+  Overflow.NON_FINITE: (
+    "the hidden state was not finite: check the checkpoint and the dtype"
+  ),
 }
 
 
@@ -119,8 +117,7 @@ class Counts(NamedTuple):
   def plus(self, other: "Counts") -> "Counts":
     """Adds counts of the same event; maxima and bits keep their own rule."""
     summed = {
-        name: a + b
-        for name, a, b in zip(self._fields, self, other, strict=True)
+      name: a + b for name, a, b in zip(self._fields, self, other, strict=True)
     }
     for name in ("buckets_visited_max", "scores_visited_max"):
       summed[name] = jnp.maximum(getattr(self, name), getattr(other, name))
@@ -154,8 +151,7 @@ class Event(NamedTuple):
   overflow: Int  # u32 [L, B]
 
 
-@flax.struct.dataclass
-class StreamTrace:
+class StreamTrace(flax.struct.PyTreeNode):
   """Dynamic. All events of a run, on the host (numpy).
 
   Attributes:
@@ -184,11 +180,11 @@ class StreamTrace:
   def __getitem__(self, events: slice) -> "StreamTrace":
     """Events start … stop - 1, as a trace of their own."""
     return self.replace(
-        stage=self.stage[events],
-        time_s=self.time_s[events],
-        frame=self.frame[events],
-        counts={name: value[events] for name, value in self.counts.items()},
-        overflow=self.overflow[events],
+      stage=self.stage[events],
+      time_s=self.time_s[events],
+      frame=self.frame[events],
+      counts={name: value[events] for name, value in self.counts.items()},
+      overflow=self.overflow[events],
     )
 
   def total(self, name: str) -> np.ndarray:
@@ -200,11 +196,11 @@ class StreamTrace:
 
 
 def from_events(
-    events: Event,
-    *,
-    time_s: np.ndarray,
-    retrieves: np.ndarray,
-    rows_per_head: int,
+  events: Event,
+  *,
+  time_s: np.ndarray,
+  retrieves: np.ndarray,
+  rows_per_head: int,
 ) -> StreamTrace:
   """A trace from stacked events.
 
@@ -215,46 +211,46 @@ def from_events(
     rows_per_head: selection rows of one KV head.
   """
   counts = {
-      name: np.asarray(value, np.int32)
-      for name, value in events.counts._asdict().items()
-      if name != "overflow"
+    name: np.asarray(value, np.int32)
+    for name, value in events.counts._asdict().items()
+    if name != "overflow"
   }
   bits = np.bitwise_or.reduce(
-      np.asarray(events.counts.overflow).astype(np.uint32), axis=-1
+    np.asarray(events.counts.overflow).astype(np.uint32), axis=-1
   )
   return StreamTrace(
-      stage=np.asarray(events.stage, np.int8),
-      time_s=np.asarray(time_s, np.float64),
-      frame=np.asarray(events.frame, np.int32),
-      counts=counts,
-      overflow=np.asarray(events.overflow, np.uint32) | bits,
-      retrieves=np.asarray(retrieves, bool),
-      rows_per_head=rows_per_head,
+    stage=np.asarray(events.stage, np.int8),
+    time_s=np.asarray(time_s, np.float64),
+    frame=np.asarray(events.frame, np.int32),
+    counts=counts,
+    overflow=np.asarray(events.overflow, np.uint32) | bits,
+    retrieves=np.asarray(retrieves, bool),
+    rows_per_head=rows_per_head,
   )
 
 
 def empty(
-    *,
-    num_layers: int,
-    batch: int,
-    num_kv_heads: int,
-    retrieves: np.ndarray,
-    rows_per_head: int,
+  *,
+  num_layers: int,
+  batch: int,
+  num_kv_heads: int,
+  retrieves: np.ndarray,
+  rows_per_head: int,
 ) -> StreamTrace:
   """A trace without events, the neutral element of `concatenate`."""
   shape = (0, num_layers, batch, num_kv_heads)
   return StreamTrace(
-      stage=np.zeros((0,), np.int8),
-      time_s=np.zeros((0,), np.float64),
-      frame=np.zeros((0, batch), np.int32),
-      counts={
-          name: np.zeros(shape, np.int32)
-          for name in Counts._fields
-          if name != "overflow"
-      },
-      overflow=np.zeros(shape[:3], np.uint32),
-      retrieves=np.asarray(retrieves, bool),
-      rows_per_head=rows_per_head,
+    stage=np.zeros((0,), np.int8),
+    time_s=np.zeros((0,), np.float64),
+    frame=np.zeros((0, batch), np.int32),
+    counts={
+      name: np.zeros(shape, np.int32)
+      for name in Counts._fields
+      if name != "overflow"
+    },
+    overflow=np.zeros(shape[:3], np.uint32),
+    retrieves=np.asarray(retrieves, bool),
+    rows_per_head=rows_per_head,
   )
 
 
@@ -263,19 +259,19 @@ def concatenate(traces: Iterable[StreamTrace]) -> StreamTrace:
   traces = list(traces)
   join = lambda pick: np.concatenate([pick(trace) for trace in traces])
   return traces[0].replace(
-      stage=join(lambda t: t.stage),
-      time_s=join(lambda t: t.time_s),
-      frame=join(lambda t: t.frame),
-      counts={
-          name: join(lambda t, name=name: t.counts[name])
-          for name in traces[0].counts
-      },
-      overflow=join(lambda t: t.overflow),
+    stage=join(lambda t: t.stage),
+    time_s=join(lambda t: t.time_s),
+    frame=join(lambda t: t.frame),
+    counts={
+      name: join(lambda t, name=name: t.counts[name])
+      for name in traces[0].counts
+    },
+    overflow=join(lambda t: t.overflow),
   )
 
 
 def retrieval_ratio(
-    trace: StreamTrace, *, all_layers: bool = False
+  trace: StreamTrace, *, all_layers: bool = False
 ) -> dict[str, float]:
   """Share of past tokens attended, by stage.
 
@@ -335,26 +331,28 @@ def check(trace: StreamTrace) -> list[str]:
     event, layer, stream = events[0], layers[0], streams[0]
     stage = STAGES[trace.stage[event]]
     sentences.append(
-        f"At frame {trace.frame[event, stream]}, layer {layer}, stream"
-        f" {stream} ({stage} stage; {len(np.unique(events))} events in all)"
-        f" {_REMEDY[bit]}."
+      f"At frame {trace.frame[event, stream]}, layer {layer}, stream"
+      f" {stream} ({stage} stage; {len(np.unique(events))} events in all)"
+      f" {_REMEDY[bit]}."
     )
   return sentences
 
 
 def save(trace: StreamTrace, path: Path) -> None:
   """Writes a trace as compressed npz: plain arrays, no pickle."""
-  arrays = {f"counts.{name}": value for name, value in trace.counts.items()}
+  arrays: dict[str, Any] = {
+    f"counts.{name}": value for name, value in trace.counts.items()
+  }
   np.savez_compressed(
-      path,
-      stage=trace.stage,
-      time_s=trace.time_s,
-      frame=trace.frame,
-      overflow=trace.overflow,
-      retrieves=trace.retrieves,
-      rows_per_head=np.int64(trace.rows_per_head),
-      stage_names=np.array(STAGES),
-      **arrays,
+    path,
+    stage=trace.stage,
+    time_s=trace.time_s,
+    frame=trace.frame,
+    overflow=trace.overflow,
+    retrieves=trace.retrieves,
+    rows_per_head=np.int64(trace.rows_per_head),
+    stage_names=np.array(STAGES),
+    **arrays,
   )
 
 
@@ -367,20 +365,20 @@ def load(path: Path) -> StreamTrace:
   try:
     with np.load(path, allow_pickle=False) as stored:
       return StreamTrace(
-          stage=stored["stage"],
-          time_s=stored["time_s"],
-          frame=stored["frame"],
-          counts={
-              name.removeprefix("counts."): stored[name]
-              for name in stored.files
-              if name.startswith("counts.")
-          },
-          overflow=stored["overflow"],
-          retrieves=stored["retrieves"],
-          rows_per_head=int(stored["rows_per_head"]),
+        stage=stored["stage"],
+        time_s=stored["time_s"],
+        frame=stored["frame"],
+        counts={
+          name.removeprefix("counts."): stored[name]
+          for name in stored.files
+          if name.startswith("counts.")
+        },
+        overflow=stored["overflow"],
+        retrieves=stored["retrieves"],
+        rows_per_head=int(stored["rows_per_head"]),
       )
   except (OSError, ValueError, KeyError) as error:
     raise InputError(
-        f"{path} is not a trace ({error}); it must be the trace.npz of a run:"
-        " give the file stream_video.py wrote to its --out folder"
+      f"{path} is not a trace ({error}); it must be the trace.npz of a run:"
+      " give the file stream_video.py wrote to its --out folder"
     ) from error

@@ -32,15 +32,15 @@ import jax
 import numpy as np
 
 __all__ = [
-    "Array",
-    "Bitmap",
-    "Bool",
-    "Float",
-    "Frame",
-    "Int",
-    "Parameters",
-    "PyTree",
-    "Tokens",
+  "Array",
+  "Bitmap",
+  "Bool",
+  "Float",
+  "Frame",
+  "Int",
+  "Parameters",
+  "PyTree",
+  "Tokens",
 ]
 
 Array = jax.Array

@@ -24,16 +24,14 @@ def keep_sink(inner: policy_lib.KVPolicy, tokens: int) -> policy_lib.KVPolicy:
     InputError: `tokens` is below 1.
   """
   return _with_slots(
-      inner,
-      "keep_sink",
-      tokens,
-      lambda size, position, queries: position < size,
+    inner,
+    "keep_sink",
+    tokens,
+    lambda size, position, queries: position < size,
   )
 
 
-def keep_recent(
-    inner: policy_lib.KVPolicy, tokens: int
-) -> policy_lib.KVPolicy:
+def keep_recent(inner: policy_lib.KVPolicy, tokens: int) -> policy_lib.KVPolicy:
   """Always attends to the last `tokens` past tokens.
 
   Args:
@@ -44,12 +42,12 @@ def keep_recent(
     InputError: `tokens` is below 1.
   """
   return _with_slots(
-      inner,
-      "keep_recent",
-      tokens,
-      lambda size, position, queries: (
-          position >= jnp.min(queries.position) - size
-      ),
+    inner,
+    "keep_recent",
+    tokens,
+    lambda size, position, queries: (
+      position >= jnp.min(queries.position) - size
+    ),
   )
 
 
@@ -57,20 +55,20 @@ def _with_slots(inner, label, tokens, rule) -> policy_lib.KVPolicy:
   """`inner` with the slots of `rule` joined to its first part."""
   if not isinstance(tokens, int) or tokens < 1:
     raise InputError(
-        f"{label}({tokens!r}): the number of tokens must be a whole number of"
-        f" at least 1: try {label}(4)"
+      f"{label}({tokens!r}): the number of tokens must be a whole number of"
+      f" at least 1: try {label}(4)"
     )
 
   def init(spec, params, knobs, sample):
     rest = {name: value for name, value in knobs.items() if name != label}
     return {
-        "inner": inner.init(spec, params, rest, sample),
-        label: jnp.asarray(knobs[label], jnp.int32),
+      "inner": inner.init(spec, params, rest, sample),
+      label: jnp.asarray(knobs[label], jnp.int32),
     }
 
   def select(state, view, layer, queries, stage):
     chosen, new, counts = inner.select(
-        state["inner"], view, layer, queries, stage
+      state["inner"], view, layer, queries, stage
     )
     position = view.slots.position
     position = position[layer] if position.ndim == 3 else position[None]
@@ -94,8 +92,8 @@ def _with_slots(inner, label, tokens, rule) -> policy_lib.KVPolicy:
     if function is None:
       return None
     return lambda state, *arguments: {
-        **state,
-        "inner": function(state["inner"], *arguments),
+      **state,
+      "inner": function(state["inner"], *arguments),
     }
 
   groups = None
@@ -103,13 +101,13 @@ def _with_slots(inner, label, tokens, rule) -> policy_lib.KVPolicy:
     inner_groups = inner.groups
     groups = lambda state, layer: inner_groups(state["inner"], layer)
   return policy_lib.KVPolicy(
-      name=f"{inner.name} + {label}({tokens})",
-      needs=inner.needs,
-      knobs={**inner.knobs, label: tokens},
-      init=init,
-      select=select,
-      write=write,
-      feedback=wrap(inner.feedback),
-      groups=groups,
-      move=wrap(inner.move),
+    name=f"{inner.name} + {label}({tokens})",
+    needs=inner.needs,
+    knobs={**inner.knobs, label: tokens},
+    init=init,
+    select=select,
+    write=write,
+    feedback=wrap(inner.feedback),
+    groups=groups,
+    move=wrap(inner.move),
   )

@@ -25,10 +25,10 @@ def full() -> policy_lib.KVPolicy:
     return state, None, policy_lib.zero_counts(chunk.k_rotated.shape[:2])
 
   return policy_lib.KVPolicy(
-      name="full",
-      needs=policy_lib.Needs(),
-      knobs={},
-      init=lambda spec, params, knobs, sample: {},
-      select=select,
-      write=write,
+    name="full",
+    needs=policy_lib.Needs(),
+    knobs={},
+    init=lambda spec, params, knobs, sample: {},
+    select=select,
+    write=write,
   )

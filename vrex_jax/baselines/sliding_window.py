@@ -9,7 +9,7 @@ __all__ = ["sliding_window"]
 
 
 def sliding_window(
-    *, frames: int = 16, keep_prompt: bool = True
+  *, frames: int = 16, keep_prompt: bool = True
 ) -> policy_lib.KVPolicy:
   """Keeps the last frames, and the text that came with them.
 
@@ -31,8 +31,8 @@ def sliding_window(
   """
   if not isinstance(frames, int) or frames < 1:
     raise InputError(
-        f"sliding_window: frames is {frames!r}; it must be a whole number of at"
-        " least 1: try frames=16"
+      f"sliding_window: frames is {frames!r}; it must be a whole number of at"
+      " least 1: try frames=16"
     )
 
   def init(spec, params, knobs, sample):
@@ -53,11 +53,11 @@ def sliding_window(
     return state, keep, policy_lib.zero_counts(chunk.k_rotated.shape[:2])
 
   return policy_lib.KVPolicy(
-      name=f"sliding_window(frames={frames}, keep_prompt={keep_prompt})",
-      needs=policy_lib.Needs(evicts=True),
-      knobs={"frames": frames},
-      init=init,
-      select=select,
-      write=write,
-      move=lambda state, source: state,
+    name=f"sliding_window(frames={frames}, keep_prompt={keep_prompt})",
+    needs=policy_lib.Needs(evicts=True),
+    knobs={"frames": frames},
+    init=init,
+    select=select,
+    write=write,
+    move=lambda state, source: state,
   )

@@ -14,7 +14,7 @@ __all__ = ["streaming_llm"]
 
 
 def streaming_llm(
-    *, sink_tokens: int = 4, window_tokens: int = 2000
+  *, sink_tokens: int = 4, window_tokens: int = 2000
 ) -> policy_lib.KVPolicy:
   """Attention sinks and a recent window, re-indexed positions.
 
@@ -45,9 +45,9 @@ def streaming_llm(
   for name, (value, least) in sizes.items():
     if not isinstance(value, int) or value < least:
       raise InputError(
-          f"streaming_llm: {name} is {value!r}; it must be a whole number of at"
-          f" least {least}: try streaming_llm(sink_tokens=4,"
-          " window_tokens=2000)"
+        f"streaming_llm: {name} is {value!r}; it must be a whole number of at"
+        f" least {least}: try streaming_llm(sink_tokens=4,"
+        " window_tokens=2000)"
       )
 
   def init(spec, params, knobs, sample):
@@ -73,14 +73,13 @@ def streaming_llm(
     return state, keep, policy_lib.zero_counts(chunk.k_rotated.shape[:2])
 
   return policy_lib.KVPolicy(
-      name=(
-          f"streaming_llm(sink_tokens={sink_tokens},"
-          f" window_tokens={window_tokens})"
-      ),
-      needs=policy_lib.Needs(evicts=True, reindexes=True),
-      knobs={"sink_tokens": sink_tokens, "window_tokens": window_tokens},
-      init=init,
-      select=select,
-      write=write,
-      move=lambda state, source: state,
+    name=(
+      f"streaming_llm(sink_tokens={sink_tokens}, window_tokens={window_tokens})"
+    ),
+    needs=policy_lib.Needs(evicts=True, reindexes=True),
+    knobs={"sink_tokens": sink_tokens, "window_tokens": window_tokens},
+    init=init,
+    select=select,
+    write=write,
+    move=lambda state, source: state,
   )

@@ -25,17 +25,17 @@ from vrex_jax.models import rotary
 from vrex_jax.typing import Array, Bitmap, Bool, Float, Int
 
 __all__ = [
-    "KeyRotation",
-    "Partial",
-    "chunk_attention",
-    "chunk_mass",
-    "extra_attention",
-    "group_queries",
-    "merge",
-    "prefix_attention",
-    "slot_mass",
-    "ungroup_queries",
-    "work_list_attention",
+  "KeyRotation",
+  "Partial",
+  "chunk_attention",
+  "chunk_mass",
+  "extra_attention",
+  "group_queries",
+  "merge",
+  "prefix_attention",
+  "slot_mass",
+  "ungroup_queries",
+  "work_list_attention",
 ]
 
 PREFIX_CHUNK = 512
@@ -100,7 +100,7 @@ def merge(partials: tuple[Partial, ...]) -> Partial:
 
 
 def chunk_attention(
-    query: Float, key: Float, value: Float, valid: Bool
+  query: Float, key: Float, value: Float, valid: Bool
 ) -> Partial:
   """Causal attention inside the current chunk.
 
@@ -124,14 +124,14 @@ def chunk_attention(
   lse = jax.nn.logsumexp(scores, axis=-1)
   weights = jnp.exp(scores - lse[..., None])
   out = jnp.einsum(
-      "bkgts,bksh->bkgth",
-      weights.astype(value.dtype),
-      value,
-      preferred_element_type=jnp.float32,
+    "bkgts,bksh->bkgth",
+    weights.astype(value.dtype),
+    value,
+    preferred_element_type=jnp.float32,
   )
   return Partial(
-      out.reshape(batch, heads, length, width),
-      lse.reshape(batch, heads, length),
+    out.reshape(batch, heads, length, width),
+    lse.reshape(batch, heads, length),
   )
 
 
@@ -141,7 +141,7 @@ def _chunk_scores(query: Float, key: Float, valid: Bool) -> Float:
   kv_heads = key.shape[1]
   grouped = query.reshape(batch, kv_heads, heads // kv_heads, length, width)
   scores = jnp.einsum(
-      "bkgth,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32
+    "bkgth,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32
   ) * (width**-0.5)
   causal = jnp.tril(jnp.ones((length, length), bool))[None]
   mask = (causal & valid[:, None, :]) | jnp.eye(length, dtype=bool)[None]
@@ -168,7 +168,7 @@ def chunk_mass(query: Float, key: Float, valid: Bool, lse: Float) -> Float:
 
 
 def extra_attention(
-    query: Float, key: Float, value: Float, log_weight: Float
+  query: Float, key: Float, value: Float, log_weight: Float
 ) -> Partial:
   """Attention to rows that stand for several tokens each.
 
@@ -188,14 +188,14 @@ def extra_attention(
   """
   chex.assert_equal_shape([key, value])
   scores = jnp.einsum(
-      "bamh,baeh->bame", query, key, preferred_element_type=jnp.float32
+    "bamh,baeh->bame", query, key, preferred_element_type=jnp.float32
   ) * (query.shape[-1] ** -0.5)
   scores = scores + log_weight[:, :, None, :].astype(jnp.float32)
   lse = jax.nn.logsumexp(scores, axis=-1)
   shift = jnp.where(jnp.isfinite(lse), lse, 0.0)
   weights = jnp.exp(scores - shift[..., None])
   out = jnp.einsum(
-      "bame,baeh->bamh", weights, value, preferred_element_type=jnp.float32
+    "bame,baeh->bamh", weights, value, preferred_element_type=jnp.float32
   )
   return Partial(out, lse)
 
@@ -214,9 +214,9 @@ _LOWEST = -1e30
 
 def _start(rows: int, rank: int, width: int) -> _Running:
   return _Running(
-      jnp.full((rows, rank), _LOWEST, jnp.float32),
-      jnp.zeros((rows, rank), jnp.float32),
-      jnp.zeros((rows, rank, width), jnp.float32),
+    jnp.full((rows, rank), _LOWEST, jnp.float32),
+    jnp.zeros((rows, rank), jnp.float32),
+    jnp.zeros((rows, rank, width), jnp.float32),
   )
 
 
@@ -230,12 +230,12 @@ def _finish(running: _Running, shape: tuple[int, ...]) -> Partial:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def prefix_attention(
-    query: Float,
-    keys: Float,
-    values: Float,
-    valid: Bool,
-    cursor: Int,
-    layer: int,
+  query: Float,
+  keys: Float,
+  values: Float,
+  valid: Bool,
+  cursor: Int,
+  layer: int,
 ) -> Partial:
   """Attention to every valid slot below the cursor, without a gather.
 
@@ -273,32 +273,32 @@ def prefix_attention(
     live = jax.lax.dynamic_slice(valid, (0, start), (batch, PREFIX_CHUNK))
     live = live & (start + jnp.arange(PREFIX_CHUNK) < cursor)[None]
     scores = jnp.einsum(
-        "bkmh,bksh->bkms", scaled, key, preferred_element_type=jnp.float32
+      "bkmh,bksh->bkms", scaled, key, preferred_element_type=jnp.float32
     )
     scores = jnp.where(live[:, None, None], scores, -jnp.inf)
     top = jnp.maximum(running.top, jnp.max(scores, axis=-1))
     weights = jnp.exp(scores - top[..., None])
     decay = jnp.exp(running.top - top)
     out = jnp.einsum(
-        "bkms,bksh->bkmh",
-        weights.astype(query.dtype),
-        value,
-        preferred_element_type=jnp.float32,
+      "bkms,bksh->bkmh",
+      weights.astype(query.dtype),
+      value,
+      preferred_element_type=jnp.float32,
     )
     return step + 1, _Running(
-        top,
-        running.total * decay + jnp.sum(weights, axis=-1),
-        running.out * decay[..., None] + out,
+      top,
+      running.total * decay + jnp.sum(weights, axis=-1),
+      running.out * decay[..., None] + out,
     )
 
   shape = (batch, kv_heads, rank)
   start = _Running(
-      jnp.full(shape, _LOWEST, jnp.float32),
-      jnp.zeros(shape, jnp.float32),
-      jnp.zeros((*shape, width), jnp.float32),
+    jnp.full(shape, _LOWEST, jnp.float32),
+    jnp.zeros(shape, jnp.float32),
+    jnp.zeros((*shape, width), jnp.float32),
   )
   _, running = jax.lax.while_loop(
-      lambda carry: carry[0] * PREFIX_CHUNK < cursor, body, (0, start)
+    lambda carry: carry[0] * PREFIX_CHUNK < cursor, body, (0, start)
   )
   return _finish(running, query.shape)
 
@@ -344,12 +344,12 @@ class _Items(NamedTuple):
 
 
 def _items(
-    work: _WorkList,
-    step: Int,
-    shape: tuple[int, ...],
-    num_rows: int,
-    layer: int,
-    rotation: KeyRotation | None,
+  work: _WorkList,
+  step: Int,
+  shape: tuple[int, ...],
+  num_rows: int,
+  layer: int,
+  rotation: KeyRotation | None,
 ) -> _Items:
   """The items step, step + 1, … step + LIST_GROUP - 1."""
   _, batch, kv_heads, slots, _ = shape
@@ -379,14 +379,17 @@ def _items(
 
 
 def _gather(
-    keys: Float, values: Float, items: _Items, rotation: KeyRotation | None,
-    dtype: jnp.dtype,
+  keys: Float,
+  values: Float,
+  items: _Items,
+  rotation: KeyRotation | None,
+  dtype: jnp.dtype,
 ) -> tuple[Float, Float]:
   """Keys (moved to their new position) and values of a group: f[g, c, H]."""
   width = keys.shape[-1]
   key = keys.reshape(-1, width)[items.source].astype(dtype)
   value = values.reshape(-1, width)[items.source].astype(dtype)
-  if rotation is not None:
+  if rotation is not None and items.shift is not None:
     key = rotary.rotate(key, rotary.angles(items.shift, rotation.frequencies))
   return key, value
 
@@ -406,10 +409,10 @@ def _forward(query, keys, values, slots, rotation, layer) -> Partial:
     key, value = _gather(keys, values, items, rotation, query.dtype)
     live = items.live[:, None, :]
     scores = jnp.einsum(
-        "gmh,gch->gmc",
-        scaled[items.row],
-        key,
-        preferred_element_type=jnp.float32,
+      "gmh,gch->gmc",
+      scaled[items.row],
+      key,
+      preferred_element_type=jnp.float32,
     )
     scores = jnp.where(live, scores, _LOWEST)
     top = running.top.at[items.row].max(jnp.max(scores, axis=-1))
@@ -417,31 +420,31 @@ def _forward(query, keys, values, slots, rotation, layer) -> Partial:
     weights = jnp.where(live, weights, 0.0)
     decay = jnp.exp(running.top - top)
     out = jnp.einsum(
-        "gmc,gch->gmh",
-        weights.astype(query.dtype),
-        value,
-        preferred_element_type=jnp.float32,
+      "gmc,gch->gmh",
+      weights.astype(query.dtype),
+      value,
+      preferred_element_type=jnp.float32,
     )
     total = (running.total * decay).at[items.row].add(weights.sum(-1))
     summed = (running.out * decay[..., None]).at[items.row].add(out)
     return step + LIST_GROUP, _Running(top, total, summed)
 
   _, running = jax.lax.while_loop(
-      lambda carry: carry[0] < work.total,
-      body,
-      (jnp.int32(0), _start(batch * rows, rank, width)),
+    lambda carry: carry[0] < work.total,
+    body,
+    (jnp.int32(0), _start(batch * rows, rank, width)),
   )
   return _finish(running, query.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def work_list_attention(
-    query: Float,
-    keys: Float,
-    values: Float,
-    slots: Bitmap,
-    rotation: KeyRotation | None,
-    layer: int,
+  query: Float,
+  keys: Float,
+  values: Float,
+  slots: Bitmap,
+  rotation: KeyRotation | None,
+  layer: int,
 ) -> Partial:
   """Attention to a set of slots per row, in time proportional to the sets.
 
@@ -510,7 +513,7 @@ def _backward(layer, residuals, cotangent):
     d_scores = weights * (d_weights + offset[row][..., None]) * scale
     d_query = d_query.at[row].add(jnp.einsum("gmc,gch->gmh", d_scores, key))
     d_key = jnp.einsum("gmc,gmh->gch", d_scores, q[row])
-    if rotation is not None:
+    if rotation is not None and items.shift is not None:
       back = rotary.angles(-items.shift, rotation.frequencies)
       d_key = rotary.rotate(d_key, back)
     d_keys = d_keys.at[items.source].add(d_key)
@@ -520,20 +523,20 @@ def _backward(layer, residuals, cotangent):
 
   zeros = jnp.zeros((keys.size // width, width), jnp.float32)
   start = (
-      jnp.int32(0),
-      jnp.zeros((batch * rows, rank, width), jnp.float32),
-      zeros,
-      zeros,
+    jnp.int32(0),
+    jnp.zeros((batch * rows, rank, width), jnp.float32),
+    zeros,
+    zeros,
   )
   _, d_query, d_keys, d_values = jax.lax.while_loop(
-      lambda carry: carry[0] < work.total, body, start
+    lambda carry: carry[0] < work.total, body, start
   )
   return (
-      d_query.reshape(query.shape).astype(query.dtype),
-      d_keys.reshape(keys.shape).astype(keys.dtype),
-      d_values.reshape(values.shape).astype(values.dtype),
-      None,
-      None,
+    d_query.reshape(query.shape).astype(query.dtype),
+    d_keys.reshape(keys.shape).astype(keys.dtype),
+    d_values.reshape(values.shape).astype(values.dtype),
+    None,
+    None,
   )
 
 
@@ -553,13 +556,13 @@ prefix_attention.defvjp(_prefix_forward_rule, _backward)
 
 
 def slot_mass(
-    query: Float,
-    keys: Float,
-    slots: Bitmap,
-    rotation: KeyRotation | None,
-    layer: int,
-    lse: Float,
-    valid: Bool,
+  query: Float,
+  keys: Float,
+  slots: Bitmap,
+  rotation: KeyRotation | None,
+  layer: int,
+  lse: Float,
+  valid: Bool,
 ) -> Float:
   """Attention mass every selected slot received from a chunk.
 
@@ -597,8 +600,8 @@ def slot_mass(
     return step + LIST_GROUP, mass.at[slot].add(received)
 
   _, mass = jax.lax.while_loop(
-      lambda carry: carry[0] < work.total,
-      body,
-      (jnp.int32(0), jnp.zeros((batch * rows * num_slots,), jnp.float32)),
+    lambda carry: carry[0] < work.total,
+    body,
+    (jnp.int32(0), jnp.zeros((batch * rows * num_slots,), jnp.float32)),
   )
   return mass.reshape(batch, rows, num_slots)

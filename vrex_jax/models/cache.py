@@ -25,23 +25,22 @@ import jax.numpy as jnp
 from vrex_jax.typing import Bool, Float, Int
 
 __all__ = [
-    "SLOT_MULTIPLE",
-    "KVCache",
-    "SlotTable",
-    "append",
-    "commit",
-    "compact",
-    "create",
-    "kv_bytes_per_slot",
-    "num_slots",
+  "SLOT_MULTIPLE",
+  "KVCache",
+  "SlotTable",
+  "append",
+  "commit",
+  "compact",
+  "create",
+  "kv_bytes_per_slot",
+  "num_slots",
 ]
 
 SLOT_MULTIPLE = 512
 """S is a multiple of this: whole attention chunks and whole bitmap words."""
 
 
-@flax.struct.dataclass
-class SlotTable:
+class SlotTable(flax.struct.PyTreeNode):
   """Dynamic. What each slot holds; axes [B, S] or [L, B, K, S].
 
   Attributes:
@@ -58,8 +57,7 @@ class SlotTable:
   kind: Int  # i8 [B, S] or [L, B, K, S]
 
 
-@flax.struct.dataclass
-class KVCache:
+class KVCache(flax.struct.PyTreeNode):
   """Dynamic. Keys, values and slot metadata of a batch of streams.
 
   Attributes:
@@ -94,7 +92,7 @@ def num_slots(capacity: int, largest_chunk: int) -> int:
 
 
 def kv_bytes_per_slot(
-    num_layers: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
+  num_layers: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
 ) -> int:
   """Bytes of keys and values one token of one stream occupies.
 
@@ -107,15 +105,15 @@ def kv_bytes_per_slot(
 
 
 def create(
-    *,
-    num_layers: int,
-    batch: int,
-    num_kv_heads: int,
-    capacity: int,
-    largest_chunk: int,
-    head_dim: int,
-    dtype: jnp.dtype,
-    per_head: bool,
+  *,
+  num_layers: int,
+  batch: int,
+  num_kv_heads: int,
+  capacity: int,
+  largest_chunk: int,
+  head_dim: int,
+  dtype: jnp.dtype,
+  per_head: bool,
 ) -> KVCache:
   """An empty cache.
 
@@ -143,21 +141,21 @@ def create(
   shape = (num_layers, batch, num_kv_heads, slots, head_dim)
   meta = shape[:-1] if per_head else (batch, slots)
   return KVCache(
-      key=jnp.zeros(shape, dtype),
-      value=jnp.zeros(shape, dtype),
-      slots=SlotTable(
-          valid=jnp.zeros(meta, bool),
-          position=jnp.zeros(meta, jnp.int32),
-          frame=jnp.full(meta, -1, jnp.int32),
-          kind=jnp.zeros(meta, jnp.int8),
-      ),
-      cursor=jnp.zeros((), jnp.int32),
-      capacity=capacity,
+    key=jnp.zeros(shape, dtype),
+    value=jnp.zeros(shape, dtype),
+    slots=SlotTable(
+      valid=jnp.zeros(meta, bool),
+      position=jnp.zeros(meta, jnp.int32),
+      frame=jnp.full(meta, -1, jnp.int32),
+      kind=jnp.zeros(meta, jnp.int8),
+    ),
+    cursor=jnp.zeros((), jnp.int32),
+    capacity=capacity,
   )
 
 
 def append(
-    cache: KVCache, layer: int, key: Float, value: Float, start: Int
+  cache: KVCache, layer: int, key: Float, value: Float, start: Int
 ) -> KVCache:
   """Writes one layer's chunk of keys and values; metadata is not touched.
 
@@ -179,22 +177,22 @@ def append(
   at = (layer, 0, 0, start, 0)
   dtype = cache.key.dtype
   return cache.replace(
-      key=jax.lax.dynamic_update_slice(cache.key, key[None].astype(dtype), at),
-      value=jax.lax.dynamic_update_slice(
-          cache.value, value[None].astype(dtype), at
-      ),
+    key=jax.lax.dynamic_update_slice(cache.key, key[None].astype(dtype), at),
+    value=jax.lax.dynamic_update_slice(
+      cache.value, value[None].astype(dtype), at
+    ),
   )
 
 
 def commit(
-    cache: KVCache,
-    *,
-    start: Int,
-    advance: Int,
-    valid: Bool,
-    position: Int,
-    frame: Int,
-    kind: Int,
+  cache: KVCache,
+  *,
+  start: Int,
+  advance: Int,
+  valid: Bool,
+  position: Int,
+  frame: Int,
+  kind: Int,
 ) -> KVCache:
   """Makes an appended chunk part of the past.
 
@@ -213,23 +211,22 @@ def commit(
   slots = cache.slots
 
   def write(old, new):
+    at: tuple[Int | int, ...] = (0, start)
     if cache.per_head:
       layers, batch, heads, _ = old.shape
       wide = (layers, batch, heads, new.shape[-1])
       new = jnp.broadcast_to(new[None, :, None, :], wide)
       at = (0, 0, 0, start)
-    else:
-      at = (0, start)
     return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), at)
 
   return cache.replace(
-      slots=SlotTable(
-          valid=write(slots.valid, valid),
-          position=write(slots.position, position),
-          frame=write(slots.frame, frame),
-          kind=write(slots.kind, kind),
-      ),
-      cursor=cache.cursor + advance,
+    slots=SlotTable(
+      valid=write(slots.valid, valid),
+      position=write(slots.position, position),
+      frame=write(slots.frame, frame),
+      kind=write(slots.kind, kind),
+    ),
+    cursor=cache.cursor + advance,
   )
 
 
@@ -264,30 +261,30 @@ def compact(cache: KVCache) -> tuple[KVCache, Int]:
   def move(row, arrays):
     order = jax.lax.dynamic_index_in_dim(flat_source, row, keepdims=False)
     return tuple(
-        jax.lax.dynamic_update_index_in_dim(
-            array,
-            jax.lax.dynamic_index_in_dim(array, row, keepdims=False)[order],
-            row,
-            0,
-        )
-        for array in arrays
+      jax.lax.dynamic_update_index_in_dim(
+        array,
+        jax.lax.dynamic_index_in_dim(array, row, keepdims=False)[order],
+        row,
+        0,
+      )
+      for array in arrays
     )
 
   flat = tuple(
-      array.reshape(rows, slots, -1) for array in (cache.key, cache.value)
+    array.reshape(rows, slots, -1) for array in (cache.key, cache.value)
   )
   key, value = jax.lax.fori_loop(0, rows, move, flat)
   take = lambda array: jnp.take_along_axis(array, source, axis=-1)
   live = jnp.arange(slots).reshape(1, 1, 1, -1) < sizes[..., None]
   compacted = cache.replace(
-      key=key.reshape(cache.key.shape),
-      value=value.reshape(cache.value.shape),
-      slots=SlotTable(
-          valid=live,
-          position=take(cache.slots.position),
-          frame=take(cache.slots.frame),
-          kind=take(cache.slots.kind),
-      ),
-      cursor=jnp.max(sizes).astype(jnp.int32),
+    key=key.reshape(cache.key.shape),
+    value=value.reshape(cache.value.shape),
+    slots=SlotTable(
+      valid=live,
+      position=take(cache.slots.position),
+      frame=take(cache.slots.frame),
+      kind=take(cache.slots.kind),
+    ),
+    cursor=jnp.max(sizes).astype(jnp.int32),
   )
   return compacted, source

@@ -7,12 +7,12 @@ All classes are static: frozen, hashed by value, usable as static arguments of
 import dataclasses
 
 __all__ = [
-    "ConnectorConfig",
-    "DecoderConfig",
-    "ImageConfig",
-    "ModelConfig",
-    "RopeConfig",
-    "VisionConfig",
+  "ConnectorConfig",
+  "DecoderConfig",
+  "ImageConfig",
+  "ModelConfig",
+  "RopeConfig",
+  "VisionConfig",
 ]
 
 
@@ -75,14 +75,14 @@ class DecoderConfig:
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-          f"num_heads is {self.num_heads} and num_kv_heads"
-          f" {self.num_kv_heads}; the first must be a multiple of the second:"
-          " check the decoder's configuration"
+        f"num_heads is {self.num_heads} and num_kv_heads"
+        f" {self.num_kv_heads}; the first must be a multiple of the second:"
+        " check the decoder's configuration"
       )
     if self.head_dim % 2:
       raise ValueError(
-          f"head_dim is {self.head_dim}; rotary embeddings need an even head"
-          " dimension: check the decoder's configuration"
+        f"head_dim is {self.head_dim}; rotary embeddings need an even head"
+        " dimension: check the decoder's configuration"
       )
 
   @property

@@ -24,12 +24,12 @@ from vrex_jax.models import rotary
 from vrex_jax.typing import Bool, Float, Int, Tokens
 
 __all__ = [
-    "Decoder",
-    "DecoderLayer",
-    "RMSNorm",
-    "causal_attention",
-    "merge_heads",
-    "split_heads",
+  "Decoder",
+  "DecoderLayer",
+  "RMSNorm",
+  "causal_attention",
+  "merge_heads",
+  "split_heads",
 ]
 
 
@@ -65,13 +65,13 @@ class RMSNorm(nn.Module):
   def __call__(self, x: Float) -> Float:
     """f[..., D] -> f[..., D]."""
     scale = self.param(
-        "scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype
+      "scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype
     )
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
     normal = wide * jax.lax.rsqrt(mean_square + self.epsilon)
     scaled = normal * scale.astype(jnp.float32).reshape(
-        (1,) * (x.ndim - 1) + (-1,)
+      (1,) * (x.ndim - 1) + (-1,)
     )
     return scaled.astype(self.dtype)
 
@@ -93,7 +93,7 @@ class DecoderLayer(nn.Module):
     cfg = self.config
     norm = lambda: RMSNorm(cfg.rms_norm_eps, self.dtype, self.param_dtype)
     dense = lambda width, bias: nn.Dense(
-        width, use_bias=bias, dtype=self.dtype, param_dtype=self.param_dtype
+      width, use_bias=bias, dtype=self.dtype, param_dtype=self.param_dtype
     )
     self.input_norm = norm()
     self.q_proj = dense(cfg.num_heads * cfg.head_dim, cfg.qkv_bias)
@@ -118,9 +118,9 @@ class DecoderLayer(nn.Module):
     chex.assert_shape(hidden, (None, None, cfg.hidden_size))
     normal = self.input_norm(hidden)
     return (
-        split_heads(self.q_proj(normal), cfg.num_heads),
-        split_heads(self.k_proj(normal), cfg.num_kv_heads),
-        split_heads(self.v_proj(normal), cfg.num_kv_heads),
+      split_heads(self.q_proj(normal), cfg.num_heads),
+      split_heads(self.k_proj(normal), cfg.num_kv_heads),
+      split_heads(self.v_proj(normal), cfg.num_kv_heads),
     )
 
   def project_query(self, hidden: Float) -> Float:
@@ -144,9 +144,9 @@ class DecoderLayer(nn.Module):
     return hidden + self.down_proj(gated)
 
   def __call__(
-      self,
-      hidden: Float,
-      attend: Callable[[Float, Float, Float], Float],
+    self,
+    hidden: Float,
+    attend: Callable[[Float, Float, Float], Float],
   ) -> Float:
     """project, `attend`(q, k, v) -> f[B, N, T, H], finish."""
     query, key, value = self.project(hidden)
@@ -154,7 +154,7 @@ class DecoderLayer(nn.Module):
 
 
 def causal_attention(
-    query: Float, key: Float, value: Float, valid: Bool
+  query: Float, key: Float, value: Float, valid: Bool
 ) -> Float:
   """Plain causal attention inside one sequence.
 
@@ -181,7 +181,7 @@ def causal_attention(
   chex.assert_equal_shape([key, value])
   grouped = query.reshape(batch, kv_heads, heads // kv_heads, length, width)
   scores = jnp.einsum(
-      "bkgth,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32
+    "bkgth,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32
   ) * (width**-0.5)
   causal = jnp.tril(jnp.ones((length, length), bool))
   mask = causal[None] & valid[:, None, :]
@@ -189,10 +189,10 @@ def causal_attention(
   scores = jnp.where(mask[:, None, None], scores, -jnp.inf)
   weights = jax.nn.softmax(scores, axis=-1)
   out = jnp.einsum(
-      "bkgts,bksh->bkgth",
-      weights.astype(value.dtype),
-      value,
-      preferred_element_type=jnp.float32,
+    "bkgts,bksh->bkgth",
+    weights.astype(value.dtype),
+    value,
+    preferred_element_type=jnp.float32,
   )
   return out.reshape(batch, heads, length, width).astype(query.dtype)
 
@@ -217,22 +217,22 @@ class Decoder(nn.Module):
   def setup(self):
     cfg = self.config
     self.embed_tokens = nn.Embed(
-        cfg.vocab_size,
-        cfg.hidden_size,
-        dtype=self.dtype,
-        param_dtype=self.param_dtype,
+      cfg.vocab_size,
+      cfg.hidden_size,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
     )
     self.layers = [
-        DecoderLayer(cfg, self.dtype, self.param_dtype)
-        for _ in range(cfg.num_layers)
+      DecoderLayer(cfg, self.dtype, self.param_dtype)
+      for _ in range(cfg.num_layers)
     ]
     self.norm = RMSNorm(cfg.rms_norm_eps, self.dtype, self.param_dtype)
     if not cfg.tie_embeddings:
       self.lm_head = nn.Dense(
-          cfg.vocab_size,
-          use_bias=False,
-          dtype=self.dtype,
-          param_dtype=self.param_dtype,
+        cfg.vocab_size,
+        use_bias=False,
+        dtype=self.dtype,
+        param_dtype=self.param_dtype,
       )
 
   def embed(self, tokens: Tokens) -> Float:
@@ -249,10 +249,10 @@ class Decoder(nn.Module):
     return logits.astype(jnp.float32)
 
   def __call__(
-      self,
-      hidden: Float,
-      positions: Int | None = None,
-      valid: Bool | None = None,
+    self,
+    hidden: Float,
+    positions: Int | None = None,
+    valid: Bool | None = None,
   ) -> Float:
     """Logits of a whole sequence at once, with full causal attention.
 
@@ -270,13 +270,13 @@ class Decoder(nn.Module):
     if valid is None:
       valid = jnp.ones((batch, length), bool)
     frequencies = rotary.inverse_frequencies(
-        self.config.rope, self.config.head_dim
+      self.config.rope, self.config.head_dim
     )
     angle = rotary.angles(positions, frequencies)[:, None]
 
     def attend(query, key, value):
       return causal_attention(
-          rotary.rotate(query, angle), rotary.rotate(key, angle), value, valid
+        rotary.rotate(query, angle), rotary.rotate(key, angle), value, valid
       )
 
     for layer in self.layers:

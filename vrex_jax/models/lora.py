@@ -20,7 +20,9 @@ import numpy as np
 from absl import logging
 
 from vrex_jax.errors import InputError
-from vrex_jax.models import hf_config, key_layout, tensor_files
+from vrex_jax.models import json_fields
+from vrex_jax.models import key_layout
+from vrex_jax.models import tensor_files
 
 __all__ = ["Adapter", "LowRank", "read_adapter"]
 
@@ -43,6 +45,9 @@ _ONLY: dict[str, Any] = {
   "alora_invocation_tokens": None,
   "arrow_config": None,
 }
+
+# Initialisations after which the base is no longer the published one.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 
 class LowRank(NamedTuple):
@@ -74,14 +79,12 @@ class Adapter(NamedTuple):
   updates: dict[str, LowRank]
   replacements: dict[str, tensor_files.TensorEntry]
 
-  def misfits(
-    self, base: dict[str, tensor_files.TensorEntry]
-  ) -> list[str]:
+  def misfits(self, base: dict[str, tensor_files.TensorEntry]) -> list[str]:
     """Updates the base tensors have no place for, each in words."""
     problems = []
     for name, (a, b) in sorted(self.updates.items()):
-      if name not in base:
-        problems.append(f"{b.name} changes {name}, which is not there")
+      if name not in base or len(base[name].shape) != 2:
+        problems.append(f"{b.name} changes {name}, which is no weight here")
         continue
       rows, columns = base[name].shape
       expected = ((self.rank, columns), (rows, self.rank))
@@ -129,7 +132,7 @@ def read_adapter(directory: pathlib.Path) -> Adapter:
       nor saved module.
   """
   path = directory / "adapter_config.json"
-  raw = hf_config.read_json(path)
+  raw = json_fields.read_json(path)
   _refuse_other_values(raw, path)
   rank, alpha = raw.get("r"), raw.get("lora_alpha")
   if not isinstance(rank, int) or rank < 1:
@@ -209,3 +212,9 @@ def _refuse_other_values(raw: dict[str, Any], path: pathlib.Path) -> None:
         f"{path} says {name} {value!r}; only {only!r} is implemented: merge the"
         " adapter with PEFT and give the merged directory"
       )
+  start = raw.get("init_lora_weights")
+  if isinstance(start, str) and start.startswith(_CHANGES_BASE):
+    raise InputError(
+      f"{path} says init_lora_weights {start!r}, which also changes the base"
+      " weights: convert the adapter to a plain LoRA with PEFT"
+    )

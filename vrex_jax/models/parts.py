@@ -8,7 +8,7 @@ and a LoRA adapter. Paths are relative to the TOML file:
   [decoder]
   directory = "llama-3-8b-instruct"
   [connector]
-  file = "connector.safetensors"   # or in the adapter, as VideoLLM-Online has it
+  file = "connector.safetensors"   # left out: the adapter holds it
   pooled_grid = 3                  # the defaults: 1 + 3 × 3 tokens a frame,
   use_pooled_head = true           # a comma between frames
   separator = ","

@@ -18,7 +18,7 @@ __all__ = ["angles", "inverse_frequencies", "rotate"]
 
 
 def inverse_frequencies(
-    rope: config_lib.RopeConfig, head_dim: int
+  rope: config_lib.RopeConfig, head_dim: int
 ) -> np.ndarray:
   """Rotation in radians per position of every pair.
 
@@ -55,21 +55,21 @@ def inverse_frequencies(
     context = rope.original_max_position_embeddings
     # 0 at the long end (scaled), 1 at the short end (kept).
     ramp = (context / wavelength - rope.low_freq_factor) / (
-        rope.high_freq_factor - rope.low_freq_factor
+      rope.high_freq_factor - rope.low_freq_factor
     )
     ramp = np.clip(ramp, 0.0, 1.0)
     scaled = (1.0 - ramp) * frequency / rope.factor + ramp * frequency
     return scaled.astype(np.float32)
   raise ValueError(
-      f"rope scaling is {rope.scaling!r}; it must be none, linear or llama3:"
-      " other rules are not implemented"
+    f"rope scaling is {rope.scaling!r}; it must be none, linear or llama3:"
+    " other rules are not implemented"
   )
 
 
 def angles(
-    positions: Int,
-    frequencies: Array | np.ndarray,
-    sections: tuple[int, ...] | None = None,
+  positions: Int,
+  frequencies: Array | np.ndarray,
+  sections: tuple[int, ...] | None = None,
 ) -> Float:
   """Rotation angle of every position and pair.
 
@@ -89,14 +89,14 @@ def angles(
   """
   frequencies = jnp.asarray(frequencies, jnp.float32)
   product = jnp.multiply(
-      positions.astype(jnp.float32)[..., None],
-      frequencies.reshape((1,) * positions.ndim + (-1,)),
+    positions.astype(jnp.float32)[..., None],
+    frequencies.reshape((1,) * positions.ndim + (-1,)),
   )
   if sections is None:
     return product
   component = np.repeat(np.arange(len(sections)), sections)
   parts = [
-      product[component[pair], ..., pair] for pair in range(len(component))
+    product[component[pair], ..., pair] for pair in range(len(component))
   ]
   return jnp.stack(parts, axis=-1)
 
@@ -123,6 +123,6 @@ def rotate(x: Float, angle: Float) -> Float:
   first, second = jnp.split(wide, 2, axis=-1)
   cosine, sine = jnp.cos(angle), jnp.sin(angle)
   rotated = jnp.concatenate(
-      [first * cosine - second * sine, second * cosine + first * sine], axis=-1
+    [first * cosine - second * sine, second * cosine + first * sine], axis=-1
   )
   return rotated.astype(x.dtype)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vrex_jax.errors import InputError
-from vrex_jax.models import hf_config
+from vrex_jax.models import json_fields
 
 __all__ = [
   "PatchRows",
@@ -199,7 +199,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def _list_shards(
   directory: pathlib.Path, index: pathlib.Path
 ) -> dict[str, TensorEntry]:
-  shard_of = hf_config.read_json(index).get("weight_map")
+  shard_of = json_fields.read_json(index).get("weight_map")
   if not isinstance(shard_of, dict):
     raise InputError(
       f"{index} has no weight_map; it must name the file of every tensor: copy"

@@ -1,0 +1,264 @@
+"""Stream a video through a video LLM, frame by frame, and ask it questions.
+
+  python experiments/stream_video.py --video clip.mp4 \
+      --policy "full | streaming_llm" --question "12.5: what is happening?" \
+      --out runs/a
+
+Without --checkpoint a small model with random weights is used: timings and
+counts are real, answers are noise. With --out the run is kept as config.toml,
+metrics.json, frames.csv and trace.npz (see docs/notation.md).
+
+Hardware: any JAX device. Minutes: a 30 s clip at 2 fps takes seconds with the
+small model on two CPU cores, about a minute a frame block with
+--preset=onevision-0.5b.
+"""
+
+import contextlib
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import tqdm
+from absl import flags
+
+from vrex_jax import command
+from vrex_jax import model_source
+from vrex_jax import policy_syntax
+from vrex_jax import questions as questions_lib
+from vrex_jax import record
+from vrex_jax import session
+from vrex_jax import summary
+from vrex_jax.errors import InputError
+
+_VIDEO = flags.DEFINE_string("video", None, "Video file or URL.")
+_CHECKPOINT = flags.DEFINE_string(
+  "checkpoint",
+  None,
+  "Hugging Face directory, or a TOML of parts; random weights without it.",
+)
+_PRESET = flags.DEFINE_string(
+  "preset",
+  "tiny",
+  "Shape of the random model: tiny, onevision-0.5b, onevision-7b, llama3-8b.",
+)
+_POLICY = flags.DEFINE_string(
+  "policy", "full", 'KV-cache policies, e.g. "full | sliding_window(frames=8)".'
+)
+_FPS = flags.DEFINE_float("fps", 2.0, "Frames sampled per second of video.")
+_MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop after this many.")
+_LOOP = flags.DEFINE_bool("loop", False, "Play the video again and again.")
+_QUESTION = flags.DEFINE_multi_string(
+  "question", [], 'Repeatable: "seconds: text".'
+)
+_KEEP_QUESTIONS = flags.DEFINE_bool(
+  "keep_questions",
+  False,
+  "Questions and answers stay in the cache; otherwise each is undone.",
+)
+_QUESTION_CHUNK = flags.DEFINE_integer(
+  "question_chunk", 64, "Tokens of one prompt or question chunk.", lower_bound=1
+)
+_MAX_TOKENS = flags.DEFINE_integer(
+  "max_tokens", 64, "Longest answer, in tokens.", lower_bound=1
+)
+_TEMPERATURE = flags.DEFINE_float(
+  "temperature", 0.0, "0 for greedy answers.", lower_bound=0.0
+)
+_SYSTEM = flags.DEFINE_string("system", None, "System text.")
+_TEMPLATE = flags.DEFINE_string(
+  "template", None, "Prompt template: a name, or a TOML file."
+)
+_CAPACITY = flags.DEFINE_integer(
+  "capacity", None, "Cache slots; planned when not given.", lower_bound=1
+)
+_BLOCK_FRAMES = flags.DEFINE_integer(
+  "block_frames",
+  8,
+  "Frames of one jitted scan; 1 for live use.",
+  lower_bound=1,
+)
+_LOOKAHEAD = flags.DEFINE_integer(
+  "lookahead",
+  0,
+  "1: select for a layer while the one before it runs.",
+  lower_bound=0,
+  upper_bound=1,
+)
+_LOOKAHEAD_QUERY = flags.DEFINE_enum(
+  "lookahead_query", "own", ["own", "next"], "Query of a look-ahead selection."
+)
+_RECENT_TOKENS = flags.DEFINE_integer(
+  "recent_tokens", None, "Always attended; one frame by default.", lower_bound=0
+)
+_RESIDENT_TOKENS = flags.DEFINE_integer(
+  "resident_tokens",
+  None,
+  "On the device; older slots count as fetched. All by default.",
+  lower_bound=0,
+)
+_DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", ["float32", "bfloat16"], "Storage of weights and cache."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of random weights and sampling.")
+_RECORD = flags.DEFINE_bool(
+  "record", False, "Also write queries and keys to record.npz in --out."
+)
+_PROFILE = flags.DEFINE_string(
+  "profile", None, "Write a JAX profile of the run to this folder."
+)
+_COMPILATION_CACHE = flags.DEFINE_string(
+  "compilation_cache",
+  None,
+  'Folder for compiled programs; "" for none. Default: the user\'s cache.',
+)
+_OUT = flags.DEFINE_string("out", None, "Folder for the results.")
+
+
+def _settings() -> dict[str, Any]:
+  """Every flag of this script, defaults included."""
+  own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
+  return {flag.name: flag.value for flag in own}
+
+
+def _check_flags() -> None:
+  if _VIDEO.value is None:
+    raise InputError(
+      "--video is missing; it must name a video file or URL: for example"
+      " --video=clip.mp4"
+    )
+  if _RECORD.value and _OUT.value is None:
+    raise InputError(
+      "--record is given without --out; record.npz needs a folder: add --out"
+    )
+  if _OUT.value is not None:
+    record.check_folder(pathlib.Path(_OUT.value))
+
+
+def _options() -> session.Options:
+  return session.Options(
+    capacity=_CAPACITY.value,
+    block_frames=_BLOCK_FRAMES.value,
+    question_chunk=_QUESTION_CHUNK.value,
+    max_tokens=_MAX_TOKENS.value,
+    keep_questions=_KEEP_QUESTIONS.value,
+    temperature=_TEMPERATURE.value,
+    system=_SYSTEM.value,
+    dtype=_DTYPE.value,
+    seed=_SEED.value,
+    lookahead=_LOOKAHEAD.value,
+    lookahead_query=_LOOKAHEAD_QUERY.value,
+    recent_tokens=_RECENT_TOKENS.value,
+    resident_tokens=_RESIDENT_TOKENS.value,
+    record=_RECORD.value,
+  )
+
+
+def _stream_all(model, policies, source, questions) -> list[session.Result]:
+  """Every policy on the same video; a bar with live frames per second."""
+  results = []
+  total = session.expected_frames(source)
+  for policy in policies:
+    with tqdm.tqdm(
+      total=total,
+      desc=policy.name,
+      unit="frame",
+      disable=not sys.stderr.isatty(),
+    ) as bar:
+      progress = session.Progress(
+        note=tqdm.tqdm.write, frames=bar.update, answer=_print_answer
+      )
+      result = session.stream_policy(
+        model, policy, source, questions, _options(), progress
+      )
+    results.append(result)
+    if result.interrupted:
+      break
+  return results
+
+
+def _print_answer(
+  question: questions_lib.Question, answer: str, tokens: int
+) -> None:
+  if _CHECKPOINT.value is None:
+    answer = f"({tokens} tokens of noise: the weights are random)"
+  tqdm.tqdm.write(f"  {question.time_s:7.1f} s  {question.text}  {answer}")
+
+
+def _slug(name: str) -> str:
+  return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _write(model, results: Sequence[session.Result], started: float) -> None:
+  """The run folder. The first policy's trace is trace.npz."""
+  settings = _settings()
+  traces, arrays = {}, {}
+  for index, result in enumerate(results):
+    suffix = "" if index == 0 else f"_{index}_{_slug(result.row['policy'])}"
+    traces[f"trace{suffix}.npz"] = result.trace
+    if result.records:
+      arrays[f"record{suffix}.npz"] = session.record_arrays(
+        model, result.records
+      )
+  out = pathlib.Path(_OUT.value)
+  record.write_folder(
+    out,
+    config=settings,
+    metrics_object=record.metrics(
+      [result.row for result in results],
+      config=settings,
+      dtype=_DTYPE.value,
+      seed=_SEED.value,
+      started=started,
+    ),
+    tables={"frames.csv": [row for one in results for row in one.frames]},
+    traces=traces,
+    arrays=arrays,
+  )
+  print(
+    f"\nwritten to {out}: " + ", ".join(sorted(p.name for p in out.iterdir()))
+  )
+
+
+def main(arguments: Sequence[str]) -> None:
+  del arguments
+  started = time.time()
+  _check_flags()
+  policies = policy_syntax.parse_policies(_POLICY.value)
+  questions = questions_lib.parse_questions(_QUESTION.value)
+  source = session.Source(
+    path=_VIDEO.value,
+    fps=_FPS.value,
+    max_frames=_MAX_FRAMES.value,
+    loop=_LOOP.value,
+  )
+  expected = session.expected_frames(source)
+  if expected is not None:
+    questions_lib.check_times(questions, expected / source.fps)
+  command.use_compilation_cache(_COMPILATION_CACHE.value)
+  device = jax.devices()[0]
+  print(f"device {device.platform} ({device.device_kind})")
+  model = model_source.load_model(
+    _CHECKPOINT.value,
+    _PRESET.value,
+    dtype=_DTYPE.value,
+    seed=_SEED.value,
+    template=_TEMPLATE.value,
+    report=lambda text: print(f"model  {text}"),
+  )
+  profile = contextlib.nullcontext()
+  if _PROFILE.value is not None:
+    profile = jax.profiler.trace(_PROFILE.value)
+  with profile:
+    results = _stream_all(model, policies, source, questions)
+  print()
+  print(summary.streaming_table([result.row for result in results]))
+  if _OUT.value is not None:
+    _write(model, results, started)
+
+
+if __name__ == "__main__":
+  command.run(main)
