@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax import policy as policy_lib
@@ -26,7 +25,6 @@ from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import trace as trace_lib
 from vrex_jax.errors import InputError
-from vrex_jax.typing import Array
 
 __all__ = [
   "Block",
@@ -201,19 +199,20 @@ def ask(
   saved = None if keep else driver.programs["snapshot"](run.state)
   begun = time.perf_counter()
   run, logits = _prefill_text(driver, run, tokens, "question")
-  jax.block_until_ready(logits)
   first_token = time.perf_counter()
   state, answer, records = driver.programs["answer"](
     driver.params,
     run.state,
     logits,
-    jnp.float32(temperature),
+    np.float32(temperature),
     jax.random.key(seed),
   )
   steps = int(answer.steps)
   ended = time.perf_counter()
   run = dataclasses.replace(run, state=state, cursor=int(state.cache.cursor))
-  events = jax.tree.map(lambda leaf: leaf[:steps], answer.events)
+  events = jax.tree.map(
+    lambda leaf: leaf[:steps], jax.device_get(answer.events)
+  )
   run = _add(driver, run, events, records, steps, [run.time_s] * steps)
   if keep:
     if resume:
@@ -228,7 +227,7 @@ def ask(
   reply = Reply(
     tokens=[row[:n].tolist() for row, n in zip(ids, lengths, strict=True)],
     stopped=np.asarray(answer.stopped).tolist(),
-    logits=np.asarray(logits),
+    logits=logits,
     ttft_s=first_token - begun,
     tpot_s=(ended - first_token) / steps if steps else float("nan"),
   )
@@ -285,13 +284,13 @@ def _feed_block(
     time_s=float(times[-1]),
     blocks=(*run.blocks, block),
   )
-  events = jax.tree.map(lambda leaf: leaf[:count], events)
+  events = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(events))
   return _add(driver, run, events, records, count, times)
 
 
 def _prefill_text(
   driver: programs.Driver, run: Run, tokens: Sequence[Sequence[int]], stage: str
-) -> tuple[Run, Array]:
+) -> tuple[Run, np.ndarray]:
   """Chunks of `question_chunk` tokens, the last padded; logits of each stream.
 
   Streams of a batch may differ in length: a stream whose text has ended is
@@ -304,9 +303,7 @@ def _prefill_text(
       f"the {stage} is empty; it must hold at least one token: give it text"
     )
   chunks = -(-longest // size)
-  logits = jnp.zeros(
-    (len(tokens), driver.config.decoder.vocab_size), jnp.float32
-  )
+  logits = np.zeros((len(tokens), driver.config.decoder.vocab_size), np.float32)
   for index in range(chunks):
     window = [ids[index * size : (index + 1) * size] for ids in tokens]
     padded = np.zeros((len(tokens), size), np.int32)
@@ -323,14 +320,16 @@ def _prefill_text(
       np.asarray(first),
       np.asarray(index == chunks - 1),
     )
-    logits = jnp.where((lengths > 0)[:, None], new, logits)
+    logits = np.where((lengths > 0)[:, None], np.asarray(new), logits)
     run = dataclasses.replace(
       run,
       state=state,
       cursor=int(state.cache.cursor),
       text_chunks=run.text_chunks + 1,
     )
-    stack = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
+    stack = lambda tree: jax.tree.map(
+      lambda leaf: leaf[None], jax.device_get(tree)
+    )
     run = _add(driver, run, stack(event), stack(record), 1, [run.time_s])
   return run, logits
 
@@ -353,8 +352,9 @@ def _add(
   run = dataclasses.replace(run, traces=(*run.traces, trace))
   if records is None:
     return run
+  records = jax.device_get(records)
   rows = [
-    jax.tree.map(lambda leaf, row=row: np.asarray(leaf[row]), records)
+    jax.tree.map(lambda leaf, row=row: leaf[row], records)
     for row in range(count)
   ]
   return dataclasses.replace(run, records=(*run.records, *rows))

@@ -5,6 +5,7 @@ a compiled program refuses other shapes, so a run cannot compile again.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -121,11 +122,17 @@ def compile_stream(
     jitted = jax.jit(function, donate_argnums=1)
     programs[stage] = jitted.lower(*arguments).compile()
     compile_s[stage] = time.perf_counter() - begun
-  programs["snapshot"] = jax.jit(stream_state.snapshot)
-  programs["restore"] = jax.jit(stream_state.restore, donate_argnums=0)
-  programs["compact"] = jax.jit(
-    lambda state_: stream_state.compact(policy, state_), donate_argnums=0
-  )
+  helpers: dict[str, tuple[Callable[..., Any], Any, Any]] = {
+    "snapshot": (stream_state.snapshot, (state,), ()),
+  }
+  saved = jax.eval_shape(stream_state.snapshot, state)
+  helpers["restore"] = (stream_state.restore, (state, saved), 0)
+  if policy.needs.evicts:
+    compact = functools.partial(stream_state.compact, policy)
+    helpers["compact"] = (compact, (state,), 0)
+  for name, (function, arguments, donated) in helpers.items():
+    jitted = jax.jit(function, donate_argnums=donated)
+    programs[name] = jitted.lower(*arguments).compile()
   return Driver(
     config, policy, params, block_frames, max_tokens, programs, compile_s
   )
