@@ -59,8 +59,8 @@ def write(
     stream.pix_fmt = pix_fmt
     if times is not None:
       stream.codec_context.time_base = millisecond
+    stream.height, stream.width, _ = pictures[0].shape
     for index, pixels in enumerate(pictures):
-      stream.height, stream.width, _ = pixels.shape
       picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
       if times is not None:
         picture.pts, picture.time_base = times[index], millisecond

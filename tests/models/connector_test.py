@@ -17,7 +17,7 @@ ONLINE = config_lib.ConnectorConfig(
 
 
 def make(config, grid, seed=0):
-  """A connector from 6 to 10 with every leaf random."""
+  """A jitted connector from 6 to 10 wide, with every leaf random."""
   module = connector_lib.Connector(config, grid, 10)
   shapes = jax.eval_shape(
     lambda: module.init(
@@ -28,7 +28,8 @@ def make(config, grid, seed=0):
   params = jax.tree.map(
     lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes
   )
-  return module, params
+  run = jax.jit(lambda params, *args: module.apply({"params": params}, *args))
+  return run, params
 
 
 def make_features(grid, width=6, seed=1):
@@ -141,9 +142,9 @@ def test_pooling_keeps_the_dtype():
 
 @pytest.mark.parametrize("grid", [5, 6])
 def test_onevision_projects_then_pools(grid):
-  module, params = make(ONEVISION, grid)
+  run, params = make(ONEVISION, grid)
   features = make_features(grid)
-  got = module.apply({"params": params}, features)
+  got = run(params, features)
   assert got.shape == (2, ONEVISION.tokens_per_frame, 10)
   for image in range(2):
     projected = oracle_project(features[image].astype(np.float64), params)
@@ -157,10 +158,10 @@ def test_onevision_projects_then_pools(grid):
 
 @pytest.mark.parametrize("grid", [6, 7])
 def test_videollm_online_pools_then_projects(grid):
-  module, params = make(ONLINE, grid)
+  run, params = make(ONLINE, grid)
   features = make_features(grid)
   head = np.random.default_rng(2).normal(size=(2, 6)).astype(np.float32)
-  got = module.apply({"params": params}, features, head)
+  got = run(params, features, head)
   assert got.shape == (2, 10, 10)
   for image in range(2):
     grid_tokens = oracle_average(features[image].reshape(grid, grid, -1), 3)
@@ -171,13 +172,13 @@ def test_videollm_online_pools_then_projects(grid):
 
 def test_the_pooled_head_is_optional():
   config = config_lib.ConnectorConfig(kind="videollm_online", pooled_grid=3)
-  module, params = make(config, 6)
+  run, params = make(config, 6)
   with_head, _ = make(ONLINE, 6)
   features = make_features(6)
   head = jnp.ones((2, 6))
   np.testing.assert_allclose(
-    module.apply({"params": params}, features),
-    with_head.apply({"params": params}, features, head)[:, 1:],
+    run(params, features),
+    with_head(params, features, head)[:, 1:],
     atol=1e-5,
   )
 
@@ -198,12 +199,12 @@ def test_trees_of_both_kinds():
 
 
 def test_frames_do_not_read_the_newline():
-  module, params = make(ONEVISION, 6)
+  run, params = make(ONEVISION, 6)
   features = make_features(6)
   changed = {**params, "newline": params["newline"] + 1.0}
   np.testing.assert_array_equal(
-    module.apply({"params": params}, features),
-    module.apply({"params": changed}, features),
+    run(params, features),
+    run(changed, features),
   )
 
 
@@ -217,6 +218,6 @@ def test_impossible_configurations_are_refused():
       ),
       6,
     )
-  module, params = make(ONLINE, 6)
+  run, params = make(ONLINE, 6)
   with pytest.raises(ValueError, match="set use_head"):
-    module.apply({"params": params}, make_features(6))
+    run(params, make_features(6))

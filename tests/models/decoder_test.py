@@ -1,6 +1,7 @@
 """The decoder: against plain numpy, over GQA groups and tied heads."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def make_parameters(config, seed=0):
   )["params"]
   rng = np.random.default_rng(seed)
   return jax.tree.map(
-    lambda leaf: jnp.asarray(rng.normal(0.2, 0.3, leaf.shape), jnp.float32),
+    lambda leaf: jnp.asarray(rng.normal(0.0, 0.4, leaf.shape), jnp.float32),
     shapes,
   )
 
@@ -47,6 +48,7 @@ def make_hidden(config, length=6, batch=2, seed=1):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(config, params, *args):
   return decoder_lib.Decoder(config).apply({"params": params}, *args)
 
@@ -147,10 +149,10 @@ def test_no_token_depends_on_a_later_one():
   config = make_config()
   params, hidden = make_parameters(config), make_hidden(config)
   changed = hidden.copy()
-  changed[:, 4] += 1.0
+  changed[:, 4] = hidden[:, 2]
   before, after = (run(config, params, x) for x in (hidden, changed))
   np.testing.assert_array_equal(before[:, :4], after[:, :4])
-  assert np.abs(before[:, 4:] - after[:, 4:]).min(axis=(0, 2)).max() > 1e-3
+  assert np.abs(before[:, 4:] - after[:, 4:]).max(axis=(0, 2)).min() > 1e-2
 
 
 def test_padding_is_not_attended():

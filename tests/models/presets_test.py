@@ -7,7 +7,8 @@ import pytest
 from vrex_jax.errors import InputError
 from vrex_jax.models import cache
 from vrex_jax.models import decoder as decoder_lib
-from vrex_jax.models import presets, video_llm
+from vrex_jax.models import presets
+from vrex_jax.models import video_llm
 
 # Parameters in all, and of the decoder alone.
 TOTALS = {

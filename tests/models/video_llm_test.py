@@ -1,6 +1,7 @@
 """The whole model as functions: input, frame tokens, random weights."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import pytest
 from vrex_jax.models import config as config_lib
 from vrex_jax.models import connector as connector_lib
 from vrex_jax.models import decoder as decoder_lib
-from vrex_jax.models import presets, video_llm
+from vrex_jax.models import presets
+from vrex_jax.models import video_llm
 from vrex_jax.models import vision as vision_lib
 
 TINY = presets.preset("tiny")
@@ -36,6 +38,16 @@ def make_frames(config=TINY, batch=2, seed=0):
   return np.random.default_rng(seed).integers(
     0, 256, (batch, size, size, 3), np.uint8
   )
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="dtype")
+def embed_frames(config, params, frames, dtype=jnp.float32):
+  return video_llm.embed_frames(config, params, frames, dtype=dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def embed_frame_tokens(config, params, frames, first):
+  return video_llm.embed_frame_tokens(config, params, frames, first)
 
 
 def test_normalise_channel_by_channel():
@@ -65,17 +77,19 @@ def test_normalise_takes_bytes_of_the_right_size_only():
 def test_embed_frames_is_tower_then_connector(config):
   params = video_llm.random_parameters(config, KEY)
   frames = make_frames(config)
-  pixels = video_llm.normalise(frames, config.image)
-  features = vision_lib.SiglipTower(config.vision).apply(
-    {"params": params["vision"]}, pixels
-  )
+  tower = vision_lib.SiglipTower(config.vision)
   connector = connector_lib.Connector(
     config.connector, config.vision.grid, config.decoder.hidden_size
   )
-  want = connector.apply({"params": params["connector"]}, *features)
-  got = jax.jit(lambda p, x: video_llm.embed_frames(config, p, x))(
-    params, frames
-  )
+
+  @jax.jit
+  def compose(params):
+    pixels = video_llm.normalise(frames, config.image)
+    features, pooled = tower.apply({"params": params["vision"]}, pixels)
+    return connector.apply({"params": params["connector"]}, features, pooled)
+
+  want = compose(params)
+  got = embed_frames(config, params, frames)
   assert got.shape == (2, config.connector.tokens_per_frame, 128)
   np.testing.assert_allclose(got, want, atol=1e-5)
 
@@ -83,19 +97,19 @@ def test_embed_frames_is_tower_then_connector(config):
 def test_frames_along_the_batch_are_frames_one_by_one():
   params = video_llm.random_parameters(TINY, KEY)
   frames = make_frames(batch=3)
-  together = video_llm.embed_frames(TINY, params, frames)
+  together = embed_frames(TINY, params, frames)
   for index in range(3):
-    alone = video_llm.embed_frames(TINY, params, frames[index : index + 1])
+    alone = embed_frames(TINY, params, frames[index : index + 1])
     np.testing.assert_allclose(together[index], alone[0], atol=1e-5)
 
 
 def test_without_a_separator_every_token_is_valid():
   params = video_llm.random_parameters(TINY, KEY)
   frames = make_frames()
-  tokens, valid = video_llm.embed_frame_tokens(
+  tokens, valid = embed_frame_tokens(
     TINY, params, frames, jnp.array([True, False])
   )
-  want = video_llm.embed_frames(TINY, params, frames)
+  want = embed_frames(TINY, params, frames)
   np.testing.assert_array_equal(tokens, want)
   assert valid.shape == (2, TINY.tokens_per_frame)
   assert bool(valid.all())
@@ -106,16 +120,16 @@ def test_the_separator_precedes_all_frames_but_the_first():
   config = online(separator=7)
   params = video_llm.random_parameters(config, KEY)
   frames = make_frames(config, batch=3)
-  tokens, valid = jax.jit(
-    lambda p, x, first: video_llm.embed_frame_tokens(config, p, x, first)
-  )(params, frames, jnp.array([True, False, True]))
+  tokens, valid = embed_frame_tokens(
+    config, params, frames, jnp.array([True, False, True])
+  )
   assert tokens.shape == (3, config.tokens_per_frame, 128) == (3, 11, 128)
   assert valid[:, 0].tolist() == [False, True, False]
   assert bool(valid[:, 1:].all())
   row = params["decoder"]["embed_tokens"]["embedding"][7]
   np.testing.assert_array_equal(tokens[1, 0], row)
   np.testing.assert_allclose(
-    tokens[:, 1:], video_llm.embed_frames(config, params, frames), atol=1e-5
+    tokens[:, 1:], embed_frames(config, params, frames), atol=1e-5
   )
 
 
@@ -138,8 +152,8 @@ def test_separator_and_newline_embeddings():
 def test_narrow_weights_are_used_in_the_asked_dtype():
   params = video_llm.random_parameters(TINY, KEY, dtype=jnp.bfloat16)
   frames = make_frames()
-  wide = video_llm.embed_frames(TINY, params, frames)
-  narrow = video_llm.embed_frames(TINY, params, frames, dtype=jnp.bfloat16)
+  wide = embed_frames(TINY, params, frames)
+  narrow = embed_frames(TINY, params, frames, dtype=jnp.bfloat16)
   assert (wide.dtype, narrow.dtype) == (jnp.float32, jnp.bfloat16)
   difference = np.abs(narrow.astype(jnp.float32) - wide).max()
   assert difference < 0.05 * np.ptp(wide)
@@ -211,18 +225,31 @@ def test_activations_of_a_deep_model_stay_moderate():
     vision=dataclasses.replace(TINY.vision, num_layers=26),
     decoder=dataclasses.replace(TINY.decoder, num_layers=28),
   )
-  params = video_llm.random_parameters(config, KEY, dtype=jnp.bfloat16)
-
-  @jax.jit
-  def logits(params, frames):
-    tokens = video_llm.embed_frames(config, params, frames)
-    return decoder_lib.Decoder(config.decoder).apply(
-      {"params": params["decoder"]}, tokens
+  params = video_llm.random_parameters(config, KEY)
+  apply_vision = jax.jit(
+    lambda leaf, x: vision_lib.SiglipLayer(config.vision).apply(
+      {"params": leaf}, x
     )
-
-  got = np.asarray(logits(params, make_frames()))
-  assert np.isfinite(got).all()
-  assert 0.1 < np.std(got) < 10.0
+  )
+  apply_decoder = jax.jit(
+    lambda leaf, x: decoder_lib.DecoderLayer(config.decoder).apply(
+      {"params": leaf},
+      x,
+      lambda query, key, value: decoder_lib.causal_attention(
+        query, key, value, jnp.ones((2, 16), bool)
+      ),
+    )
+  )
+  rng = np.random.default_rng(0)
+  patches = jnp.asarray(rng.normal(size=(2, 64, 64)), jnp.float32)
+  tokens = jnp.asarray(rng.normal(size=(2, 16, 128)), jnp.float32)
+  for index in range(26):
+    patches = apply_vision(params["vision"][f"layers_{index}"], patches)
+  for index in range(28):
+    tokens = apply_decoder(params["decoder"][f"layers_{index}"], tokens)
+  for hidden in (patches, tokens):
+    assert np.isfinite(hidden).all()
+    assert 1.0 < np.std(hidden) < 10.0
 
 
 def test_num_parameters_counts_past_int32():
