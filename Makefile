@@ -39,8 +39,9 @@ demo: $(VENV)/hf+video.stamp
 	  $(VENV)/bin/python -m vrex_jax.tasks.render --out $(RUNS)/demo.mp4
 	$(VENV)/bin/python experiments/stream_video.py \
 	  --video $(RUNS)/demo.mp4 \
-	  --policy "full | streaming_llm" \
+	  --policy "full | sliding_window(frames=8) | streaming_llm(window_tokens=256)" \
 	  --question "10: what is happening?" \
+	  --question "25: which shape came back?" \
 	  --out $(RUNS)/demo
 
 test: $(VENV)/test.stamp

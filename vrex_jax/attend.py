@@ -168,7 +168,14 @@ def _part_rotation(
       f"key_rule is {part.key_rule!r}; it must be original, rank or fixed:"
       " fix the policy's selection"
     )
-  target = part.key_position if part.key_rule == "fixed" else None
+  target = None
+  if part.key_rule == "fixed":
+    target = part.key_position
+    if target is None:
+      raise ValueError(
+        "key_rule is fixed without a key_position; it says where all keys"
+        " move to: fix the policy's selection"
+      )
   return attention.KeyRotation(cache.slots.position, frequencies, target)
 
 
@@ -242,6 +249,24 @@ def _mass(
   return jax.lax.dynamic_update_slice(mass, own, (0, 0, chunk.start))
 
 
+def _attend_whole(
+  query: Float, cache: cache_lib.KVCache, layer: int
+) -> attention.Partial:
+  """Every live slot without a gather; the rows of a KV head read it once."""
+  batch, _, _, width = query.shape
+  out, lse = attention.prefix_attention(
+    query.reshape(batch, cache.key.shape[2], -1, width),
+    cache.key,
+    cache.value,
+    cache.slots.valid,
+    cache.cursor,
+    layer,
+  )
+  return attention.Partial(
+    out.reshape(query.shape), lse.reshape(query.shape[:-1])
+  )
+
+
 def attend(
   selection: policy_lib.Selection,
   *,
@@ -290,17 +315,8 @@ def attend(
     rotation = _part_rotation(part, cache, frequencies)
     scored.append((query, part_slots, rotation))
     whole = part.slots is None and not cache.per_head
-    if whole and rotation is None and rows == kv_heads:
-      partials.append(
-        attention.prefix_attention(
-          query,
-          cache.key,
-          cache.value,
-          cache.slots.valid,
-          cache.cursor,
-          layer,
-        )
-      )
+    if whole and rotation is None:
+      partials.append(_attend_whole(query, cache, layer))
     else:
       partials.append(
         attention.work_list_attention(

@@ -134,7 +134,7 @@ def feed_text(
   Raises:
     InputError: the cache has no room for it.
   """
-  longest = max(len(ids) for ids in tokens)
+  longest = _longest(tokens, stage)
   run = _make_room(driver, run, longest)
   run, _ = _prefill_text(driver, run, tokens, stage)
   return run
@@ -192,7 +192,7 @@ def ask(
   Raises:
     InputError: the cache has no room for the question and its answer.
   """
-  longest = max(len(ids) for ids in tokens)
+  longest = _longest(tokens, "question", all_streams=True)
   needed = longest + driver.max_tokens + (len(resume) if keep else 0)
   run = _make_room(driver, run, needed)
   cursor = run.cursor
@@ -239,24 +239,38 @@ def _rows_per_head(driver: programs.Driver) -> int:
   return rows // driver.config.decoder.num_kv_heads
 
 
+def _longest(
+  tokens: Sequence[Sequence[int]], stage: str, *, all_streams: bool = False
+) -> int:
+  """Tokens of the longest text, which (or all of which) must not be empty."""
+  lengths = [len(ids) for ids in tokens]
+  if (min(lengths) if all_streams else max(lengths)) == 0:
+    raise InputError(
+      f"the {stage} is empty; it must hold at least one token: give it text"
+    )
+  return max(lengths)
+
+
 def _make_room(driver: programs.Driver, run: Run, tokens: int) -> Run:
-  """Compacts if that helps; raises before anything is lost."""
+  """Compacts if that helps; raises before anything is lost or donated."""
   capacity = driver.config.capacity
   if run.cursor + tokens <= capacity:
     return run
+  held = run.cursor
   if driver.policy.needs.evicts:
-    state = driver.programs["compact"](run.state)
-    run = dataclasses.replace(run, state=state, cursor=int(state.cache.cursor))
-    if run.cursor + tokens <= capacity:
-      return run
+    held = int(driver.programs["held"](run.state))
+    if held + tokens <= capacity:
+      state = driver.programs["compact"](run.state)
+      cursor = int(state.cache.cursor)
+      return dataclasses.replace(run, state=state, cursor=cursor)
   hint = "" if driver.policy.needs.evicts else (
     ", or choose a policy that evicts (sliding_window, streaming_llm)"
   )  # fmt: skip
   raise InputError(
     f"--capacity is {capacity} slots; after {run.frames} frames"
-    f" {run.cursor} hold tokens that policy {driver.policy.name} keeps and the"
+    f" {held} hold tokens that policy {driver.policy.name} keeps and the"
     f" next step needs {tokens} more: raise it to at least"
-    f" {run.cursor + tokens}{hint}"
+    f" {held + tokens}{hint}"
   )
 
 
@@ -298,10 +312,6 @@ def _prefill_text(
   """
   size = driver.config.question_chunk
   longest = max(len(ids) for ids in tokens)
-  if longest == 0:
-    raise InputError(
-      f"the {stage} is empty; it must hold at least one token: give it text"
-    )
   chunks = -(-longest // size)
   logits = np.zeros((len(tokens), driver.config.decoder.vocab_size), np.float32)
   for index in range(chunks):

@@ -96,6 +96,7 @@ def our_values(
   *,
   dtype: str = "float32",
   question_chunk: int = 16,
+  stream: bool = True,
 ) -> torch_reference.Values:
   """Every stage of our model: see `torch_reference.reference_values`.
 
@@ -104,6 +105,8 @@ def our_values(
     inputs: frames and token ids.
     dtype: dtype of activations.
     question_chunk: T of a text chunk of the stream; the last one is padded.
+    stream: also prefill frame by frame and answer; else leave out "stream" and
+      "answer".
 
   Returns:
     The reference's stages, computed here.
@@ -121,9 +124,10 @@ def our_values(
   found["logits"] = _one_shot(
     decoder, model, params, inputs, found.get("tokens"), kind
   )
-  found["stream"], found["answer"] = _stream(
-    decoder, model, params, inputs, kind, question_chunk
-  )
+  if stream:
+    found["stream"], found["answer"] = _stream(
+      decoder, model, params, inputs, kind, question_chunk
+    )
   return {
     stage: np.asarray(value, np.int32 if stage == "answer" else np.float32)
     for stage, value in found.items()

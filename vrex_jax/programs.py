@@ -130,6 +130,7 @@ def compile_stream(
   if policy.needs.evicts:
     compact = functools.partial(stream_state.compact, policy)
     helpers["compact"] = (compact, (state,), 0)
+    helpers["held"] = (stream_state.slots_held, (state,), ())
   for name, (function, arguments, donated) in helpers.items():
     jitted = jax.jit(function, donate_argnums=donated)
     programs[name] = jitted.lower(*arguments).compile()

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from vrex_jax import attend as attend_lib
-from vrex_jax import bitmap
 from vrex_jax import layer_step as layer_lib
 from vrex_jax import policy as policy_lib
 from vrex_jax import stream_state
@@ -124,10 +123,28 @@ def _write(
   return state.replace(cache=cache, policy=policy_state), counts
 
 
-def _held_most(sets: attend_lib.SlotSets) -> Int:
-  """Most slots any head of a stream holds: i32[B]."""
-  held = bitmap.count(sets.live)
-  return jnp.max(held, axis=-1 if held.ndim == 2 else (0, 2))
+def _end_position(
+  config: stream_state.StreamConfig,
+  policy: policy_lib.KVPolicy,
+  end: Int,
+  new_tokens: Int,
+  counts: policy_lib.Counts,
+  stage: str,
+) -> Int:
+  """Positions a layer scores with are below this: i32[L, B]; end i32[B].
+
+  Where a policy re-indexes, the chunk follows the slots it selected.
+  """
+  layers = counts.past_loaded.shape[0]
+  end = jnp.broadcast_to(end[None], (layers, config.batch))
+  if not policy.needs.reindexes:
+    return end
+  index = policy_lib.STAGES.index(stage)
+  retrieves = stream_state.retrieving_layers(config, policy)[index]
+  selected = jnp.max(counts.past_loaded, axis=-1)
+  return jnp.where(
+    jnp.asarray(retrieves)[:, None], selected + new_tokens[None], end
+  )
 
 
 def prefill_chunk(
@@ -189,9 +206,6 @@ def prefill_chunk(
     frame=frame,
     kind=kind,
   )
-  last_position = state.next_position + new_tokens
-  if policy.needs.reindexes:
-    last_position = _held_most(context.sets) + new_tokens
   state = state.replace(
     cache=cache,
     next_position=state.next_position + new_tokens,
@@ -208,8 +222,11 @@ def prefill_chunk(
   bits = trace_lib.Overflow
   overflow = jnp.where(finite, 0, int(bits.NON_FINITE)).astype(jnp.uint32)
   overflow |= jnp.where(fits, 0, int(bits.CACHE_FULL)).astype(jnp.uint32)
-  beyond = last_position > decoder.max_position_embeddings
-  overflow |= jnp.where(beyond, int(bits.POSITION), 0).astype(jnp.uint32)[None]
+  end = _end_position(
+    config, policy, state.next_position, new_tokens, counts, stage
+  )
+  beyond = end > decoder.max_position_embeddings
+  overflow |= jnp.where(beyond, int(bits.POSITION), 0).astype(jnp.uint32)
   event = trace_lib.Event(
     stage=jnp.int32(policy_lib.STAGES.index(stage)),
     frame=owner,

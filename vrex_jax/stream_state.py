@@ -11,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax.models import cache as cache_lib
 from vrex_jax.models import config as config_lib
@@ -25,6 +26,7 @@ __all__ = [
   "init",
   "restore",
   "retrieving_layers",
+  "slots_held",
   "snapshot",
   "spec_of",
 ]
@@ -267,4 +269,20 @@ def compact(policy: policy_lib.KVPolicy, state: StreamState) -> StreamState:
   policy_state = state.policy
   if policy.move is not None:
     policy_state = jax.vmap(policy.move, in_axes=(0, 1))(policy_state, source)
-  return state.replace(cache=cache, policy=policy_state)
+  prefetched = state.prefetched
+  if prefetched is not None:
+    rows = jnp.repeat(source, prefetched.shape[2] // source.shape[2], axis=2)
+    wanted = jnp.take_along_axis(bitmap.unpack(prefetched), rows, axis=-1)
+    prefetched = bitmap.pack(wanted)
+  return state.replace(cache=cache, policy=policy_state, prefetched=prefetched)
+
+
+def slots_held(state: StreamState) -> Int:
+  """Slots that would be in use after a compaction: i32[].
+
+  The largest number of live slots of any layer, stream and head.
+  """
+  slots = state.cache.slots.valid
+  below = jnp.arange(slots.shape[-1]) < state.cache.cursor
+  live = slots & below.reshape((1,) * (slots.ndim - 1) + (-1,))
+  return jnp.max(jnp.sum(live, axis=-1, dtype=jnp.int32))

@@ -6,6 +6,8 @@ joules or bytes here; the hardware model prices the counts.
 """
 
 import enum
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -377,7 +379,15 @@ def load(path: Path) -> StreamTrace:
         retrieves=stored["retrieves"],
         rows_per_head=int(stored["rows_per_head"]),
       )
-  except (OSError, ValueError, KeyError) as error:
+  except (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,  # an .npy file is one array, not a folder of them
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
     raise InputError(
       f"{path} is not a trace ({error}); it must be the trace.npz of a run:"
       " give the file stream_video.py wrote to its --out folder"

@@ -132,7 +132,7 @@ def probe(source: str | os.PathLike[str]) -> VideoInfo:
     height, width, _ = video_file.upright(picture).shape
     rate = file.stream.average_rate
     return VideoInfo(
-      duration_s=file.duration_s,
+      duration_s=file.end_s - file.start_s if file.end_s is not None else None,
       fps=float(rate) if rate else None,
       width=width,
       height=height,

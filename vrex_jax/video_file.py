@@ -5,10 +5,10 @@ file is opened.
 
 A file that breaks off is never passed off as a whole one: the pictures before
 the break come out, then `InputError`. A break shows as data that cannot be
-decoded, or as an end more than `MISSING_S`, and two pictures, before the end
-the file declares. No clean cut can be seen in what declares no length (live
-streams) or only what is left of it (MPEG-TS, AVI, fragmented mp4). Formats made
-for lossy links (MPEG-TS, HLS) lose pictures in their middle without an error.
+decoded, or as an end more than `MISSING_S` before the one the file declares. No
+clean cut can be seen in what declares no length (live streams) or only what is
+left of it (MPEG-TS, AVI, fragmented mp4). Live streams and formats made for
+lossy links (MPEG-TS, HLS) may lose pictures on the way without an error.
 """
 
 import contextlib
@@ -54,13 +54,16 @@ class VideoFile:
     return (self.container.start_time or 0) / 1e6
 
   @property
-  def duration_s(self) -> float | None:
-    """Declared length; None if there is none, as in a live stream."""
+  def end_s(self) -> float | None:
+    """Declared end; None if there is none, as in a live stream."""
     if self.stream.duration is not None:
-      return float(self.stream.duration * self.stream.time_base)
-    if self.container.duration is not None:
-      return self.container.duration / 1e6
-    return None
+      return self.start_s + float(self.stream.duration * self.stream.time_base)
+    if self.container.duration is None:
+      return None
+    length_s = self.container.duration / 1e6
+    # Matroska declares where its clock ends rather than how long it runs.
+    counts_from_zero = "matroska" in self.container.format.name
+    return length_s if counts_from_zero else self.start_s + length_s
 
   @property
   def interval_s(self) -> float:
@@ -92,8 +95,7 @@ class VideoFile:
         no picture at all.
     """
     av = _import_av()
-    count, latest_s, longest_gap_s = 0, self.start_s, 0.0
-    reached_s = None
+    count, latest_s, reached_s = 0, self.start_s, None
     try:
       for packet in self.container.demux(self._followed()):
         if packet.pts is not None:
@@ -101,11 +103,9 @@ class VideoFile:
           reached_s = max(float(end), reached_s or 0.0)
         if packet.stream.index != self.stream.index:
           continue
-        for picture in self._decode(packet, started=count > 0):
+        for picture in self._decode(packet):
           count += 1
-          if picture.time is not None:
-            longest_gap_s = max(longest_gap_s, picture.time - latest_s)
-            latest_s = picture.time
+          latest_s = picture.time if picture.time is not None else latest_s
           duration = (picture.duration or 0) * (picture.time_base or 0)
           yield picture.time, float(duration), picture
     except av.error.FFmpegError as error:
@@ -115,9 +115,9 @@ class VideoFile:
         f"{self.source} has a video stream but no picture that can be decoded;"
         " at least one is needed: check that the file is complete"
       )
-    if self.duration_s is not None and reached_s is not None:
-      missing_s = self.start_s + self.duration_s - reached_s
-      if missing_s > max(MISSING_S, 2.0 * longest_gap_s):
+    # Without time stamps the declared end is a guess from the file's size.
+    if self.end_s is not None and reached_s is not None:
+      if self.end_s - reached_s > MISSING_S:
         raise self._breaks_off(count, latest_s)
 
   def _followed(self) -> list[Any]:
@@ -134,20 +134,20 @@ class VideoFile:
       and stream.codec_context is not None
     ]
 
-  def _decode(self, packet: Any, *, started: bool) -> list[Any]:
+  def _decode(self, packet: Any) -> list[Any]:
     av = _import_av()
     try:
       return packet.decode()
     except av.error.InvalidDataError:
-      # A stream that is joined late begins with pictures that need earlier
-      # ones, and a live one loses packets: neither is a broken file.
-      if started and self.duration_s is not None and not self.is_lossy:
-        raise
-      return []
+      # A live stream loses packets, and one that is joined late begins with
+      # pictures that need earlier ones: neither is a broken file.
+      if self.is_lossy or self.end_s is None:
+        return []
+      raise
 
   def _breaks_off(self, count: int, latest_s: float) -> InputError:
     frames = f" of {self.stream.frames}" if self.stream.frames else ""
-    length = f" of {self.duration_s:.1f}" if self.duration_s else ""
+    length = f" of {self.end_s - self.start_s:.1f}" if self.end_s else ""
     return InputError(
       f"{self.source} breaks off after {count}{frames} frames, at"
       f" {latest_s - self.start_s:.1f}{length} s; a whole video is expected:"
@@ -171,7 +171,7 @@ def open_video(source: str) -> Iterator[VideoFile]:
 
   Example:
     >>> with open_video("nowhere.mp4") as file:
-    ...   file.duration_s
+    ...   file.end_s
     Traceback (most recent call last):
         ...
     vrex_jax.errors.InputError: there is no file nowhere.mp4; ...
@@ -257,5 +257,5 @@ def _video_stream(container: Any, source: str) -> Any:
   kinds = sorted({stream.type for stream in container.streams})
   raise InputError(
     f"{source} has no moving pictures but only {', '.join(kinds) or 'nothing'};"
-    " a video stream is expected: check the path"
+    " a video stream is expected: check the path, and that the file is whole"
   )

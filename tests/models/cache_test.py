@@ -29,9 +29,7 @@ def chunk_of(length, seed=0):
   """Keys and values of all layers, [L, B, K, T, H]."""
   random = np.random.default_rng(seed)
   shape = (LAYERS, BATCH, HEADS, length, WIDTH)
-  return [
-    random.standard_normal(shape).astype(np.float32) for _ in range(2)
-  ]
+  return [random.standard_normal(shape).astype(np.float32) for _ in range(2)]
 
 
 def push(cache, key, value, start, advance, valid, position, frame=3, kind=1):
@@ -108,8 +106,7 @@ def test_scratch_holds_the_longest_chunk_whatever_the_capacity():
 def test_a_chunk_in_scratch_changes_nothing_below_the_capacity(
   capacity, per_head
 ):
-  """capacity 504 + chunk 8 = 512 slots: the scratch ends where the cache does.
-  """
+  """capacity 504 + chunk 8 = 512 slots: the scratch ends where the cache does."""
   before = new_cache(capacity, per_head=per_head)
   key, value = chunk_of(8)
   valid = np.ones((BATCH, 8), bool)
@@ -176,6 +173,8 @@ def test_compaction_keeps_order_per_head(seed, cursor, density):
     cursor=jnp.int32(cursor),
   )
   compacted, source = COMPACT(cache)
+  to_host = lambda tree: jax.tree.map(np.asarray, tree)
+  cache, compacted, source = map(to_host, (cache, compacted, source))
   sizes = []
   for index in np.ndindex(LAYERS, BATCH, HEADS):
     slots = np.nonzero(kept[index][:cursor])[0]
@@ -187,7 +186,8 @@ def test_compaction_keeps_order_per_head(seed, cursor, density):
     )
     for name in ("key", "value"):
       np.testing.assert_array_equal(
-        getattr(compacted, name)[index][:size], getattr(cache, name)[index][slots]
+        getattr(compacted, name)[index][:size],
+        getattr(cache, name)[index][slots],
       )
     for name in ("position", "frame", "kind"):
       np.testing.assert_array_equal(

@@ -1,5 +1,6 @@
 """Connectors: pooling against explicit loops, both orders of operations."""
 
+import functools
 import math
 
 import jax
@@ -16,6 +17,7 @@ ONLINE = config_lib.ConnectorConfig(
 )
 
 
+@functools.cache
 def make(config, grid, seed=0):
   """A jitted connector from 6 to 10 wide, with every leaf random."""
   module = connector_lib.Connector(config, grid, 10)

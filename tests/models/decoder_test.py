@@ -26,6 +26,7 @@ def make_config(group=2, **changes):
   return dataclasses.replace(config, **changes)
 
 
+@functools.cache
 def make_parameters(config, seed=0):
   """Every leaf random, biases and scales too."""
   module = decoder_lib.Decoder(config)

@@ -1,5 +1,7 @@
 """Presets: totals and shapes, without allocating a weight."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -32,6 +34,11 @@ KV_BYTES = {
 }
 
 
+@functools.cache
+def shapes_of(name):
+  return video_llm.parameter_shapes(presets.preset(name), jnp.bfloat16)
+
+
 def decoder_total(config):
   """Parameters of a decoder by the sum over its matrices."""
   heads, kv_heads = config.num_heads, config.num_kv_heads
@@ -47,7 +54,7 @@ def decoder_total(config):
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_parameter_totals(name):
   config = presets.preset(name)
-  shapes = video_llm.parameter_shapes(config, jnp.bfloat16)
+  shapes = shapes_of(name)
   total, decoder = TOTALS[name]
   assert video_llm.num_parameters(shapes) == total
   assert video_llm.num_parameters(shapes["decoder"]) == decoder
@@ -57,7 +64,7 @@ def test_parameter_totals(name):
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_frame_and_a_sequence_have_the_expected_shapes(name):
   config = presets.preset(name)
-  shapes = video_llm.parameter_shapes(config, jnp.bfloat16)
+  shapes = shapes_of(name)
   size, width = config.image.size, config.decoder.hidden_size
   frames = jax.ShapeDtypeStruct((2, size, size, 3), jnp.uint8)
   first = jax.ShapeDtypeStruct((2,), jnp.bool_)

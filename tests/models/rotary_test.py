@@ -44,6 +44,23 @@ def test_products_depend_on_the_distance_only():
   assert abs(product(7, 2) - product(7, 6)) > 1e-2
 
 
+@pytest.mark.parametrize("position", [4095, 4096, 131072, 1_000_003, -70_001])
+def test_angles_stay_true_in_long_streams(position):
+  frequencies = rotary.inverse_frequencies(config_lib.RopeConfig(theta=1e6), 64)
+  got = np.asarray(rotary.angles(jnp.array([position]), frequencies))[0]
+  want = position * frequencies.astype(np.float64)
+  np.testing.assert_allclose(np.cos(got), np.cos(want), atol=3e-4)
+  np.testing.assert_allclose(np.sin(got), np.sin(want), atol=3e-4)
+
+
+def test_small_positions_are_the_plain_product():
+  frequencies = rotary.inverse_frequencies(config_lib.RopeConfig(), 64)
+  positions = np.arange(4096)
+  plain = positions[:, None].astype(np.float32) * frequencies[None]
+  got = rotary.angles(jnp.asarray(positions), frequencies)
+  np.testing.assert_array_equal(got, plain)
+
+
 def test_result_has_the_dtype_of_x():
   x = jnp.asarray(heads(3, 8), jnp.bfloat16)
   angle = jnp.full((3, 4), 0.7)

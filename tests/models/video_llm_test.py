@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vrex_jax.models import attention
 from vrex_jax.models import config as config_lib
 from vrex_jax.models import connector as connector_lib
 from vrex_jax.models import decoder as decoder_lib
@@ -31,6 +32,11 @@ def online(separator=7):
       separator=separator,
     ),
   )
+
+
+@functools.cache
+def make_parameters(config):
+  return video_llm.random_parameters(config, KEY)
 
 
 def make_frames(config=TINY, batch=2, seed=0):
@@ -75,7 +81,7 @@ def test_normalise_takes_bytes_of_the_right_size_only():
   "config", [TINY, online()], ids=["onevision", "online"]
 )
 def test_embed_frames_is_tower_then_connector(config):
-  params = video_llm.random_parameters(config, KEY)
+  params = make_parameters(config)
   frames = make_frames(config)
   tower = vision_lib.SiglipTower(config.vision)
   connector = connector_lib.Connector(
@@ -95,7 +101,7 @@ def test_embed_frames_is_tower_then_connector(config):
 
 
 def test_frames_along_the_batch_are_frames_one_by_one():
-  params = video_llm.random_parameters(TINY, KEY)
+  params = make_parameters(TINY)
   frames = make_frames(batch=3)
   together = embed_frames(TINY, params, frames)
   for index in range(3):
@@ -104,7 +110,7 @@ def test_frames_along_the_batch_are_frames_one_by_one():
 
 
 def test_without_a_separator_every_token_is_valid():
-  params = video_llm.random_parameters(TINY, KEY)
+  params = make_parameters(TINY)
   frames = make_frames()
   tokens, valid = embed_frame_tokens(
     TINY, params, frames, jnp.array([True, False])
@@ -118,7 +124,7 @@ def test_without_a_separator_every_token_is_valid():
 def test_the_separator_precedes_all_frames_but_the_first():
   """Streams of one batch may be at different frames."""
   config = online(separator=7)
-  params = video_llm.random_parameters(config, KEY)
+  params = make_parameters(config)
   frames = make_frames(config, batch=3)
   tokens, valid = embed_frame_tokens(
     config, params, frames, jnp.array([True, False, True])
@@ -135,7 +141,7 @@ def test_the_separator_precedes_all_frames_but_the_first():
 
 def test_separator_and_newline_embeddings():
   config = online(separator=9)
-  params = video_llm.random_parameters(config, KEY)
+  params = make_parameters(config)
   embedded = decoder_lib.Decoder(config.decoder).apply(
     {"params": params["decoder"]}, jnp.array([[9]]), method="embed"
   )
@@ -199,7 +205,7 @@ def test_a_parameter_depends_on_its_name_only():
 
 
 def test_random_parameters_have_the_documented_spread():
-  params = video_llm.random_parameters(TINY, KEY)
+  params = make_parameters(TINY)
   kernel = params["decoder"]["layers_0"]["down_proj"]["kernel"]
   patch = params["vision"]["patch_embedding"]["kernel"]
   table = params["decoder"]["embed_tokens"]["embedding"]
@@ -225,7 +231,7 @@ def test_activations_of_a_deep_model_stay_moderate():
     vision=dataclasses.replace(TINY.vision, num_layers=26),
     decoder=dataclasses.replace(TINY.decoder, num_layers=28),
   )
-  params = video_llm.random_parameters(config, KEY)
+  params = make_parameters(config)
   apply_vision = jax.jit(
     lambda leaf, x: vision_lib.SiglipLayer(config.vision).apply(
       {"params": leaf}, x
@@ -235,9 +241,9 @@ def test_activations_of_a_deep_model_stay_moderate():
     lambda leaf, x: decoder_lib.DecoderLayer(config.decoder).apply(
       {"params": leaf},
       x,
-      lambda query, key, value: decoder_lib.causal_attention(
+      lambda query, key, value: attention.chunk_attention(
         query, key, value, jnp.ones((2, 16), bool)
-      ),
+      ).out,
     )
   )
   rng = np.random.default_rng(0)

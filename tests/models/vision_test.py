@@ -26,6 +26,7 @@ def make_config(**changes):
   return dataclasses.replace(config, **changes)
 
 
+@functools.cache
 def make_parameters(config, seed=0):
   """Every leaf random, biases and scales too."""
   tower = vision.SiglipTower(config)

@@ -21,7 +21,7 @@ def keep_sink(inner: policy_lib.KVPolicy, tokens: int) -> policy_lib.KVPolicy:
     tokens: sink tokens, at least 1; a knob named `keep_sink`.
 
   Raises:
-    InputError: `tokens` is below 1.
+    InputError: `tokens` is below 1, or `inner` already keeps sinks.
   """
   return _with_slots(
     inner,
@@ -39,7 +39,7 @@ def keep_recent(inner: policy_lib.KVPolicy, tokens: int) -> policy_lib.KVPolicy:
     tokens: recent tokens, at least 1; a knob named `keep_recent`.
 
   Raises:
-    InputError: `tokens` is below 1.
+    InputError: `tokens` is below 1, or `inner` already keeps recent tokens.
   """
   return _with_slots(
     inner,
@@ -58,6 +58,11 @@ def _with_slots(inner, label, tokens, rule) -> policy_lib.KVPolicy:
       f"{label}({tokens!r}): the number of tokens must be a whole number of"
       f" at least 1: try {label}(4)"
     )
+  if label in inner.knobs:
+    raise InputError(
+      f"{inner.name!r} already has {label}; a combinator can wrap a policy"
+      f" once: give {label} once, with the larger number"
+    )
 
   def init(spec, params, knobs, sample):
     rest = {name: value for name, value in knobs.items() if name != label}
@@ -75,6 +80,8 @@ def _with_slots(inner, label, tokens, rule) -> policy_lib.KVPolicy:
     added = bitmap.pack(rule(state[label], position, queries))
     first, *others = chosen.parts
     if first.slots is not None:
+      repeats = max(1, len(first.slots) // len(added))
+      added = jnp.repeat(added, repeats, axis=0)
       for other in others:
         if other.slots is None:
           added = jnp.zeros_like(added)

@@ -23,7 +23,7 @@ def sliding_window(
       instructions after `frames` frames.
 
   Raises:
-    InputError: `frames` is below 1.
+    InputError: `frames` is below 1, or `keep_prompt` no truth value.
 
   Example:
     >>> sliding_window(frames=8).name
@@ -33,6 +33,11 @@ def sliding_window(
     raise InputError(
       f"sliding_window: frames is {frames!r}; it must be a whole number of at"
       " least 1: try frames=16"
+    )
+  if not isinstance(keep_prompt, bool):
+    raise InputError(
+      f"sliding_window: keep_prompt is {keep_prompt!r}; it must be True or"
+      " False: try keep_prompt=True"
     )
 
   def init(spec, params, knobs, sample):

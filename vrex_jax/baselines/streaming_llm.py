@@ -58,9 +58,13 @@ def streaming_llm(
     recent = position >= end - state["window_tokens"]
     return (position < state["sink_tokens"]) | recent
 
+  def end_of(chunk):
+    """Position after the chunk; it may hold no valid token at all."""
+    return jnp.min(chunk.position) + jnp.sum(chunk.valid, dtype=jnp.int32)
+
   def select(state, view, layer, queries, stage):
     del stage
-    end = jnp.max(queries.position) + 1
+    end = end_of(queries)
     slots = bitmap.pack(kept(state, view.slots.position[layer], end))
     part = policy_lib.Part(slots=slots, key_rule="rank", query_rule="rank")
     counts = policy_lib.zero_counts((view.num_kv_heads,))
@@ -68,7 +72,7 @@ def streaming_llm(
 
   def write(state, view, chunk, stage):
     del stage
-    end = jnp.max(chunk.position) + 1
+    end = end_of(chunk)
     keep = kept(state, view.slots.position, end)
     return state, keep, policy_lib.zero_counts(chunk.k_rotated.shape[:2])
 

@@ -191,13 +191,14 @@ def extra_attention(
     "bamh,baeh->bame", query, key, preferred_element_type=jnp.float32
   ) * (query.shape[-1] ** -0.5)
   scores = scores + log_weight[:, :, None, :].astype(jnp.float32)
-  lse = jax.nn.logsumexp(scores, axis=-1)
-  shift = jnp.where(jnp.isfinite(lse), lse, 0.0)
-  weights = jnp.exp(scores - shift[..., None])
+  # Not logsumexp: where every row is off, its derivative is 0 / 0.
+  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
+  top = jnp.maximum(top, _LOWEST)
+  weights = jnp.exp(scores - top[..., None])
   out = jnp.einsum(
     "bame,baeh->bamh", weights, value, preferred_element_type=jnp.float32
   )
-  return Partial(out, lse)
+  return _finish(_Running(top, jnp.sum(weights, axis=-1), out), out.shape)
 
 
 class _Running(NamedTuple):
@@ -395,6 +396,9 @@ def _gather(
 
 
 def _forward(query, keys, values, slots, rotation, layer) -> Partial:
+  query, keys, values, slots, rotation = jax.tree.map(
+    jnp.asarray, (query, keys, values, slots, rotation)
+  )
   batch, rows, rank, width = query.shape
   num_slots = keys.shape[3]
   chex.assert_shape([keys, values], (None, batch, None, num_slots, width))
@@ -481,7 +485,8 @@ def work_list_attention(
 
 def _forward_rule(query, keys, values, slots, rotation, layer):
   partial = _forward(query, keys, values, slots, rotation, layer)
-  return partial, (query, keys, values, slots, rotation, partial)
+  inputs = (query, keys, values, slots, rotation)
+  return partial, (*jax.tree.map(jnp.asarray, inputs), partial)
 
 
 def _backward(layer, residuals, cotangent):
@@ -549,7 +554,8 @@ def _prefix_forward_rule(query, keys, values, valid, cursor, layer):
   live = valid & (jnp.arange(valid.shape[-1]) < cursor)[None]
   words = bitmap.pack(live)[:, None]
   slots = jnp.broadcast_to(words, (batch, rows, words.shape[-1]))
-  return partial, (query, keys, values, slots, None, partial)
+  inputs = (query, keys, values, slots, None)
+  return partial, (*jax.tree.map(jnp.asarray, inputs), partial)
 
 
 prefix_attention.defvjp(_prefix_forward_rule, _backward)
@@ -582,6 +588,9 @@ def slot_mass(
 
   Source: the accumulated scores of H2O, arXiv 2306.14048.
   """
+  query, keys, slots, rotation = jax.tree.map(
+    jnp.asarray, (query, keys, slots, rotation)
+  )
   batch, rows, _, width = query.shape
   num_slots = keys.shape[3]
   work = _work_list(slots)

@@ -19,7 +19,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vrex_jax.models import attention
 from vrex_jax.models import config as config_lib
+from vrex_jax.models import promotion
 from vrex_jax.models import rotary
 from vrex_jax.typing import Bool, Float, Int, Tokens
 
@@ -27,7 +29,6 @@ __all__ = [
   "Decoder",
   "DecoderLayer",
   "RMSNorm",
-  "causal_attention",
   "merge_heads",
   "split_heads",
 ]
@@ -93,7 +94,11 @@ class DecoderLayer(nn.Module):
     cfg = self.config
     norm = lambda: RMSNorm(cfg.rms_norm_eps, self.dtype, self.param_dtype)
     dense = lambda width, bias: nn.Dense(
-      width, use_bias=bias, dtype=self.dtype, param_dtype=self.param_dtype
+      width,
+      use_bias=bias,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      promote_dtype=promotion.promote_late,
     )
     self.input_norm = norm()
     self.q_proj = dense(cfg.num_heads * cfg.head_dim, cfg.qkv_bias)
@@ -153,50 +158,6 @@ class DecoderLayer(nn.Module):
     return self.finish(hidden, attend(query, key, value))
 
 
-def causal_attention(
-  query: Float, key: Float, value: Float, valid: Bool
-) -> Float:
-  """Plain causal attention inside one sequence.
-
-  softmax(q k^T / sqrt(H)) v over the keys at or before each query.
-
-  Args:
-    query: f[B, N, T, H], rotated.
-    key: f[B, K, T, H], rotated.
-    value: f[B, K, T, H].
-    valid: b[B, T], False for padding, which no query sees.
-
-  Returns:
-    f[B, N, T, H]; rows of padding attend to what precedes them.
-
-  Example:
-    >>> one = jnp.ones((1, 2, 3, 4))
-    >>> out = causal_attention(one, one[:, :1], one[:, :1],
-    ...                        jnp.ones((1, 3), bool))
-    >>> out.shape
-    (1, 2, 3, 4)
-  """
-  batch, heads, length, width = query.shape
-  kv_heads = key.shape[1]
-  chex.assert_equal_shape([key, value])
-  grouped = query.reshape(batch, kv_heads, heads // kv_heads, length, width)
-  scores = jnp.einsum(
-    "bkgth,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32
-  ) * (width**-0.5)
-  causal = jnp.tril(jnp.ones((length, length), bool))
-  mask = causal[None] & valid[:, None, :]
-  mask = mask | jnp.eye(length, dtype=bool)[None]
-  scores = jnp.where(mask[:, None, None], scores, -jnp.inf)
-  weights = jax.nn.softmax(scores, axis=-1)
-  out = jnp.einsum(
-    "bkgts,bksh->bkgth",
-    weights.astype(value.dtype),
-    value,
-    preferred_element_type=jnp.float32,
-  )
-  return out.reshape(batch, heads, length, width).astype(query.dtype)
-
-
 class Decoder(nn.Module):
   """Token embedding, layers, final norm and output head.
 
@@ -221,6 +182,7 @@ class Decoder(nn.Module):
       cfg.hidden_size,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
+      promote_dtype=promotion.promote_late,
     )
     self.layers = [
       DecoderLayer(cfg, self.dtype, self.param_dtype)
@@ -233,11 +195,13 @@ class Decoder(nn.Module):
         use_bias=False,
         dtype=self.dtype,
         param_dtype=self.param_dtype,
+        promote_dtype=promotion.promote_late,
       )
 
   def embed(self, tokens: Tokens) -> Float:
-    """i32[B, T] -> f[B, T, D]."""
-    return self.embed_tokens(tokens)
+    """i32[B, T] -> f[B, T, D]; only the rows that are read are cast."""
+    table = self.embed_tokens.embedding
+    return jnp.take(table, tokens, axis=0).astype(self.dtype)
 
   def head(self, hidden: Float) -> Float:
     """Logits f32[B, T, vocabulary] of hidden states f[B, T, D]."""
@@ -275,9 +239,10 @@ class Decoder(nn.Module):
     angle = rotary.angles(positions, frequencies)[:, None]
 
     def attend(query, key, value):
-      return causal_attention(
+      partial = attention.chunk_attention(
         rotary.rotate(query, angle), rotary.rotate(key, angle), value, valid
       )
+      return partial.out.astype(query.dtype)
 
     for layer in self.layers:
       hidden = layer(hidden, attend)

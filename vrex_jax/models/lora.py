@@ -43,8 +43,11 @@ _ONLY: dict[str, Any] = {
   "trainable_token_indices": None,
   "target_parameters": None,
   "alora_invocation_tokens": None,
-  "arrow_config": None,
+  "use_bdlora": None,
 }
+# Every variant of LoRA keeps its settings in a field of its own, which is empty
+# in plain adapters; this one concerns the start of training only.
+_HARMLESS_CONFIGS = ("eva_config",)
 
 # Initialisations after which the base is no longer the published one.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
@@ -186,8 +189,8 @@ def _sort_tensors(
   strange: list[str] = []
   for stored, entry in entries.items():
     name = stored.removeprefix(_PREFIX)
-    # Both spellings of a named adapter: with and without ".default".
-    name = re.sub(r"\.(modules_to_save\.)?default(?=\.)", "", name)
+    # PEFT's wrappers; beside factors of the head it stores the head itself.
+    name = re.sub(r"\.((modules_to_save\.)?default|base_layer)(?=\.)", "", name)
     match = _LOW_RANK.match(name)
     if match is not None:
       weight = _canonical(f"{match['module']}.weight")
@@ -205,9 +208,14 @@ def _canonical(name: str) -> str:
 
 
 def _refuse_other_values(raw: dict[str, Any], path: pathlib.Path) -> None:
-  for name, only in _ONLY.items():
-    value = raw.get(name, only)
-    if (value or only) != only:
+  variants = {
+    name: None
+    for name in raw
+    if name.endswith("_config") and name not in _HARMLESS_CONFIGS
+  }
+  for name, only in {**_ONLY, **variants}.items():
+    value = raw.get(name)
+    if value and value != only:
       raise InputError(
         f"{path} says {name} {value!r}; only {only!r} is implemented: merge the"
         " adapter with PEFT and give the merged directory"

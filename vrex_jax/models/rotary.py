@@ -16,6 +16,18 @@ from vrex_jax.typing import Array, Float, Int
 
 __all__ = ["angles", "inverse_frequencies", "rotate"]
 
+_SPLIT_BITS = 12
+_SPLIT = 1 << _SPLIT_BITS
+# 6.28125 and 0.00193023681640625 have 8 and 12 significant bits.
+_TWO_PI_PARTS = tuple(
+  np.float32(part)
+  for part in (
+    6.28125,
+    0.00193023681640625,
+    2.0 * np.pi - 6.28125 - 0.00193023681640625,
+  )
+)
+
 
 def inverse_frequencies(
   rope: config_lib.RopeConfig, head_dim: int
@@ -73,9 +85,18 @@ def angles(
 ) -> Float:
   """Rotation angle of every position and pair.
 
+  position · frequency, up to whole turns. float32 cannot hold large products
+  (at position 10^6 their spacing is 0.06 rad), so the position is split,
+  p = 4096 · high + low, and
+
+    angle = low f + high (4096 f mod 2π)
+
+  with the remainder taken once, in extended precision. Below 4096 this is the
+  plain product; at 10^6 the error is about 10^-4 rad instead of 0.06.
+
   Args:
     positions: i32[..., T], or i32[3, ..., T] with `sections` (time, height,
-      width components of M-RoPE).
+      width components of M-RoPE); may be negative.
     frequencies: f32[H / 2], radians per position.
     sections: pairs that follow each component; sums to H / 2. None for
       ordinary RoPE.
@@ -88,10 +109,12 @@ def angles(
     [[0.0, 0.0], [2.0, 0.20000000298023224]]
   """
   frequencies = jnp.asarray(frequencies, jnp.float32)
-  product = jnp.multiply(
-    positions.astype(jnp.float32)[..., None],
-    frequencies.reshape((1,) * positions.ndim + (-1,)),
-  )
+  row = (1,) * positions.ndim + (-1,)
+  fine = frequencies.reshape(row)
+  coarse = _whole_turns_off(frequencies * _SPLIT).reshape(row)
+  low = (positions & (_SPLIT - 1)).astype(jnp.float32)[..., None]
+  high = (positions >> _SPLIT_BITS).astype(jnp.float32)[..., None]
+  product = low * fine + high * coarse
   if sections is None:
     return product
   component = np.repeat(np.arange(len(sections)), sections)
@@ -99,6 +122,18 @@ def angles(
     product[component[pair], ..., pair] for pair in range(len(component))
   ]
   return jnp.stack(parts, axis=-1)
+
+
+def _whole_turns_off(angle: Float) -> Float:
+  """angle mod 2π in [-π, π], for angles up to a few thousand radians.
+
+  Source: Cody and Waite, Software Manual for the Elementary Functions, 1980:
+  2π in parts of few bits, so that turns times a part is exact.
+  """
+  turns = jnp.round(angle / np.float32(2.0 * np.pi))
+  for part in _TWO_PI_PARTS:
+    angle = angle - turns * part
+  return angle
 
 
 def rotate(x: Float, angle: Float) -> Float:

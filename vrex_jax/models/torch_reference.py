@@ -244,19 +244,21 @@ def _merge_adapter(language: Any, directory: pathlib.Path) -> dict[str, Any]:
   tensors = _read(directory / "adapter_model.safetensors")
   connector = {}
   for name, value in tensors.items():
-    module = name.removeprefix("base_model.model.")
+    module = name.removeprefix("base_model.model.").replace(".base_layer", "")
     if module.startswith(("connector.", "model.connector.")):
       connector[module] = value
-    elif name.endswith(".lora_A.weight"):
-      product = (
-        tensors[name.replace("lora_A", "lora_B")].float() @ value.float()
-      )
-      weight = language.get_submodule(module.removesuffix(".lora_A.weight"))
-      update = settings["lora_alpha"] / root * product
-      weight.weight.copy_((weight.weight.float() + update).to(weight.weight))
-    elif not name.endswith(".lora_B.weight"):
+    elif ".lora_" not in name:
       target = language.get_parameter(module)
       target.copy_(value.to(target))
+  for name, value in tensors.items():
+    module, found, _ = name.partition(".lora_A.weight")
+    if found:
+      product = tensors[f"{module}.lora_B.weight"].float() @ value.float()
+      update = settings["lora_alpha"] / root * product
+      weight = language.get_submodule(
+        module.removeprefix("base_model.model.")
+      ).weight
+      weight.copy_((weight.float() + update).to(weight))
   return connector
 
 

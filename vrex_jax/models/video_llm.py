@@ -163,7 +163,7 @@ def parameter_shapes(
   """
   tower, connector = _modules(config, jnp.float32, dtype)
   decoder = decoder_lib.Decoder(config.decoder, param_dtype=dtype)
-  side, width = config.image.size, config.vision.hidden_size
+  side, width = config.vision.image_size, config.vision.hidden_size
   # Abstract values: lambdas, so that zeros are traced and never allocated.
   parts = {
     "vision": lambda key: tower.init(key, jnp.zeros((1, side, side, 3))),
