@@ -31,6 +31,8 @@ from vrex_jax import policy_syntax
 from vrex_jax import questions as questions_lib
 from vrex_jax import record
 from vrex_jax import session
+from vrex_jax import session_plan
+from vrex_jax import session_report
 from vrex_jax import summary
 from vrex_jax.errors import InputError
 
@@ -138,8 +140,8 @@ def _check_flags() -> None:
     record.check_folder(pathlib.Path(_OUT.value))
 
 
-def _options() -> session.Options:
-  return session.Options(
+def _options() -> session_plan.Options:
+  return session_plan.Options(
     capacity=_CAPACITY.value,
     block_frames=_BLOCK_FRAMES.value,
     question_chunk=_QUESTION_CHUNK.value,
@@ -159,9 +161,13 @@ def _options() -> session.Options:
 
 def _stream_all(model, policies, source, questions) -> list[session.Result]:
   """Every policy on the same video; a bar with live frames per second."""
+  plans = [
+    session_plan.plan_stream(model, policy, source, questions, _options())
+    for policy in policies
+  ]
   results = []
-  total = session.expected_frames(source)
-  for policy in policies:
+  total = session_plan.expected_frames(source)
+  for policy, plan in zip(policies, plans, strict=True):
     with tqdm.tqdm(
       total=total,
       desc=policy.name,
@@ -171,9 +177,7 @@ def _stream_all(model, policies, source, questions) -> list[session.Result]:
       progress = session.Progress(
         note=tqdm.tqdm.write, frames=bar.update, answer=_print_answer
       )
-      result = session.stream_policy(
-        model, policy, source, questions, _options(), progress
-      )
+      result = session.stream_policy(model, policy, plan, progress)
     results.append(result)
     if result.interrupted:
       break
@@ -195,12 +199,16 @@ def _slug(name: str) -> str:
 def _write(model, results: Sequence[session.Result], started: float) -> None:
   """The run folder. The first policy's trace is trace.npz."""
   settings = _settings()
+  settings["planned"] = [
+    {"policy": result.row["policy"], "capacity": result.capacity}
+    for result in results
+  ]
   traces, arrays = {}, {}
   for index, result in enumerate(results):
     suffix = "" if index == 0 else f"_{index}_{_slug(result.row['policy'])}"
     traces[f"trace{suffix}.npz"] = result.trace
     if result.records:
-      arrays[f"record{suffix}.npz"] = session.record_arrays(
+      arrays[f"record{suffix}.npz"] = session_report.record_arrays(
         model, result.records
       )
   out = pathlib.Path(_OUT.value)
@@ -213,6 +221,7 @@ def _write(model, results: Sequence[session.Result], started: float) -> None:
       dtype=_DTYPE.value,
       seed=_SEED.value,
       started=started,
+      interrupted=any(result.interrupted for result in results),
     ),
     tables={"frames.csv": [row for one in results for row in one.frames]},
     traces=traces,
@@ -229,13 +238,13 @@ def main(arguments: Sequence[str]) -> None:
   _check_flags()
   policies = policy_syntax.parse_policies(_POLICY.value)
   questions = questions_lib.parse_questions(_QUESTION.value)
-  source = session.Source(
+  source = session_plan.Source(
     path=_VIDEO.value,
     fps=_FPS.value,
     max_frames=_MAX_FRAMES.value,
     loop=_LOOP.value,
   )
-  expected = session.expected_frames(source)
+  expected = session_plan.expected_frames(source)
   if expected is not None:
     questions_lib.check_times(questions, expected / source.fps)
   command.use_compilation_cache(_COMPILATION_CACHE.value)

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -32,6 +32,18 @@ hypothesis.settings.load_profile("vrex_jax")
 def repository() -> pathlib.Path:
   """Root of the checkout: the folder that holds pyproject.toml."""
   return REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+  """Programs compiled in half the time, and slower to run.
+
+  For tests of what is computed, not of how. Passes that shape memory and loops
+  still run; only the optimisation of the machine code is left out.
+  """
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ frame says which one it is.
 """
 
 import contextlib
+import dataclasses
 import fractions
 import functools
 import http.server
@@ -23,6 +24,7 @@ import pytest
 
 from vrex_jax import errors
 from vrex_jax import video
+from vrex_jax import video_file
 
 HAS_X264 = "libx264" in av.codecs_available
 LEVEL = 7
@@ -460,6 +462,39 @@ def test_live_stream_goes_on_after_a_picture_that_makes_no_sense(tmp_path):
   assert shown == [*range(10), 9, *range(11, 30)]
 
 
+class NoisyLink:
+  """A container with a packet of noise between two others."""
+
+  def __init__(self, container):
+    self.container = container
+
+  def __getattr__(self, name):
+    return getattr(self.container, name)
+
+  def demux(self, streams):
+    for index, packet in enumerate(self.container.demux(streams)):
+      if index == 10:
+        noise = av.Packet(b"no picture at all")
+        noise.stream = streams[0]
+        yield noise
+      yield packet
+
+
+@pytest.mark.parametrize(("name", "lossy"), [("a.ts", True), ("a.mp4", False)])
+def test_noise_is_left_out_of_formats_for_lossy_links_only(
+  tmp_path, name, lossy
+):
+  path = write_numbers(tmp_path / name)
+  with video_file.open_video(str(path)) as file:
+    noisy = dataclasses.replace(file, container=NoisyLink(file.container))
+    pictures = noisy.pictures()
+    if lossy:
+      assert len(list(pictures)) == 30
+    else:
+      with pytest.raises(errors.InputError, match="breaks off after"):
+        list(pictures)
+
+
 def test_transport_stream_may_leap_in_time(tmp_path):
   """The clock of the second part is hours ahead; nothing lies between."""
   first = write_numbers(tmp_path / "a.ts", count=20)
@@ -616,7 +651,7 @@ def test_cover_art_is_no_video(tmp_path):
   with av.open(str(path), "w", format="mp4") as container:
     cover = container.add_stream("mjpeg", rate=1)
     cover.height, cover.width, cover.pix_fmt = 48, 64, "yuvj420p"
-    cover.disposition = av.stream.Disposition.attached_pic
+    cover.disposition = av.stream.Disposition.attached_pic.value
     sound = container.add_stream("aac", rate=16000)
     picture = av.VideoFrame.from_ndarray(grey(0), format="rgb24")
     container.mux(cover.encode(picture))

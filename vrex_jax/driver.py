@@ -263,9 +263,9 @@ def _make_room(driver: programs.Driver, run: Run, tokens: int) -> Run:
       state = driver.programs["compact"](run.state)
       cursor = int(state.cache.cursor)
       return dataclasses.replace(run, state=state, cursor=cursor)
-  hint = "" if driver.policy.needs.evicts else (
-    ", or choose a policy that evicts (sliding_window, streaming_llm)"
-  )  # fmt: skip
+  hint = ", or choose a policy that evicts (sliding_window, streaming_llm)"
+  if driver.policy.needs.evicts:
+    hint = ", or lower --block_frames"
   raise InputError(
     f"--capacity is {capacity} slots; after {run.frames} frames"
     f" {held} hold tokens that policy {driver.policy.name} keeps and the"

@@ -115,10 +115,11 @@ class VideoFile:
         f"{self.source} has a video stream but no picture that can be decoded;"
         " at least one is needed: check that the file is complete"
       )
-    # Without time stamps the declared end is a guess from the file's size.
-    if self.end_s is not None and reached_s is not None:
-      if self.end_s - reached_s > MISSING_S:
-        raise self._breaks_off(count, latest_s)
+    # Without time stamps a declared end is a guess from the file's size.
+    if self.end_s is None or reached_s is None:
+      return
+    if self.end_s - reached_s > MISSING_S:
+      raise self._breaks_off(count, latest_s)
 
   def _followed(self) -> list[Any]:
     """Streams whose packets tell how far the file goes.
@@ -139,8 +140,8 @@ class VideoFile:
     try:
       return packet.decode()
     except av.error.InvalidDataError:
-      # A live stream loses packets, and one that is joined late begins with
-      # pictures that need earlier ones: neither is a broken file.
+      # Such a stream may lose packets, or be joined at pictures that need
+      # earlier ones: that is no broken file.
       if self.is_lossy or self.end_s is None:
         return []
       raise
@@ -244,9 +245,9 @@ def _open(source: str) -> Any:
 def _video_stream(container: Any, source: str) -> Any:
   """The first stream of moving pictures: cover art is none."""
   av = _import_av()
-  cover = av.stream.Disposition.attached_pic.value
+  disposition = av.stream.Disposition
   for stream in container.streams.video:
-    if int(stream.disposition) & cover:
+    if disposition(stream.disposition) & disposition.attached_pic:
       continue
     if stream.codec_context is None:
       raise InputError(

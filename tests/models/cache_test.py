@@ -77,9 +77,8 @@ def test_chunks_follow_each_other(per_head):
     ("kind", np.full((BATCH, 14), 1)),
   ):
     table = np.asarray(getattr(cache.slots, name))[..., :14]
-    if per_head:
-      expected = np.broadcast_to(expected[None, :, None], table.shape)
-    np.testing.assert_array_equal(table, expected)
+    wide = expected[None, :, None] if per_head else expected
+    np.testing.assert_array_equal(table, np.broadcast_to(wide, table.shape))
   assert not np.any(cache.key[..., 14:, :])
   assert not np.any(cache.slots.valid[..., 14:])
 
@@ -106,7 +105,7 @@ def test_scratch_holds_the_longest_chunk_whatever_the_capacity():
 def test_a_chunk_in_scratch_changes_nothing_below_the_capacity(
   capacity, per_head
 ):
-  """capacity 504 + chunk 8 = 512 slots: the scratch ends where the cache does."""
+  """With capacity 504 and chunk 8, the scratch ends where the cache does."""
   before = new_cache(capacity, per_head=per_head)
   key, value = chunk_of(8)
   valid = np.ones((BATCH, 8), bool)

@@ -36,6 +36,10 @@ def _tensors(adapter):
   }
 
 
+def _connector(parts):
+  return safetensors_numpy.load_file(parts.parent / "connector.safetensors")
+
+
 def _rewrite(adapter, change):
   references.rewrite_tensors(adapter / "adapter_model.safetensors", change)
 

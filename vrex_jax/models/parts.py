@@ -147,7 +147,7 @@ def _check_keys(raw: dict[str, Any], path: pathlib.Path) -> None:
         )
       if type(value) is not _KEYS[section][key]:
         raise InputError(
-          f"{path} says [{section}] {key} = {value!r}; it must be a"
+          f"{path} says [{section}] {key} = {value!r}; it must be of type"
           f" {_KEYS[section][key].__name__}: correct the file"
         )
 

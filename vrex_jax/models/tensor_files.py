@@ -8,7 +8,7 @@ plus the pages of one mapped tensor, which the system may drop at any time.
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,18 +150,14 @@ def read_into(
   if not entry.shape:
     view[...] = read_tensor(entry)
     return
-  row_bytes = max(1, int(np.prod(entry.shape[1:]))) * 4
-  step = max(1, _SLAB_BYTES // row_bytes)
   with _open(entry.path) as file:
     tensor = file.get_slice(entry.name)
-    for first in range(0, view.shape[0], step):
-      last = min(first + step, view.shape[0])
-      rows = tensor[start + first : start + last]
+    for slab in _slabs(entry, view.shape[0]):
+      which = slice(start + slab.start, start + slab.stop)
+      rows = tensor[which]
       if patch is not None:
-        rows = patch(
-          rows.astype(np.float32), slice(start + first, start + last)
-        )
-      view[first:last] = rows
+        rows = patch(rows.astype(np.float32), which)
+      view[slab] = rows
 
 
 def read_tensor(entry: TensorEntry) -> np.ndarray:
@@ -174,12 +170,11 @@ def same_values(one: TensorEntry, other: TensorEntry) -> bool:
   """Are two tensors equal, compared a slab at a time?"""
   if one.shape != other.shape:
     return False
-  step = max(1, _SLAB_BYTES // (max(1, int(np.prod(one.shape[1:]))) * 4))
   with _open(one.path) as first, _open(other.path) as second:
     left, right = first.get_slice(one.name), second.get_slice(other.name)
     return all(
-      np.array_equal(left[row : row + step], right[row : row + step])
-      for row in range(0, one.shape[0], step)
+      np.array_equal(left[slab], right[slab])
+      for slab in _slabs(one, one.shape[0])
     )
 
 
@@ -194,6 +189,14 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   block = np.empty(size + _ALIGNMENT_BYTES, np.uint8)
   skip = -block.ctypes.data % _ALIGNMENT_BYTES
   return block[skip : skip + size].view(dtype).reshape(shape)
+
+
+def _slabs(entry: TensorEntry, rows: int) -> Iterator[slice]:
+  """Slices of the first `rows` rows of a tensor, of about _SLAB_BYTES each."""
+  row_bytes = 4 * max(1, int(np.prod(entry.shape[1:])))
+  step = max(1, _SLAB_BYTES // row_bytes)
+  for first in range(0, rows, step):
+    yield slice(first, min(first + step, rows))
 
 
 def _list_shards(

@@ -1,0 +1,41 @@
+"""Ctrl-C that lets the block under way finish, so that results can be kept."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+__all__ = ["graceful"]
+
+
+@contextlib.contextmanager
+def graceful() -> Iterator[Callable[[], bool]]:
+  """Inside, the first Ctrl-C is remembered; the second interrupts as usual.
+
+  A step donates its state, so a step cut off in the middle leaves nothing to
+  report. Outside the main thread signals are left alone.
+
+  Yields:
+    A function: has Ctrl-C been pressed?
+
+  Example:
+    >>> with graceful() as stopped:
+    ...   stopped()
+    False
+  """
+  pressed = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield pressed.is_set
+    return
+  previous = signal.getsignal(signal.SIGINT)
+
+  def remember(number, frame):
+    del number, frame
+    pressed.set()
+    signal.signal(signal.SIGINT, previous)
+
+  signal.signal(signal.SIGINT, remember)
+  try:
+    yield pressed.is_set
+  finally:
+    signal.signal(signal.SIGINT, previous)

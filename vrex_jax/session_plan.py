@@ -1,0 +1,252 @@
+"""What a run will be: video, options, texts, capacity. Nothing runs yet."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vrex_jax import model_source
+from vrex_jax import policy as policy_lib
+from vrex_jax import questions as questions_lib
+from vrex_jax import stream_state
+from vrex_jax import video
+from vrex_jax.errors import InputError
+from vrex_jax.models import cache as cache_lib
+from vrex_jax.models import checkpoint as checkpoint_lib
+from vrex_jax.models import prompt
+
+__all__ = [
+  "EVICTING_CAPACITY",
+  "Options",
+  "Plan",
+  "Source",
+  "Texts",
+  "expected_frames",
+  "plan_stream",
+]
+
+EVICTING_CAPACITY = 8192
+"""Slots an evicting policy gets by default, beside one block and a question."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """Static. Which frames of which video.
+
+  Attributes:
+    path: file or URL.
+    fps: samples per second of video.
+    max_frames: stop after this many; None for all.
+    loop: start again at the end of the file, without end.
+  """
+
+  path: str
+  fps: float
+  max_frames: int | None = None
+  loop: bool = False
+
+  def __post_init__(self):
+    if not 0.0 < self.fps < float("inf"):
+      raise InputError(
+        f"--fps is {self.fps:g}; it must be above 0 frames per second: try"
+        " --fps=2"
+      )
+    if self.max_frames is not None and self.max_frames < 1:
+      raise InputError(
+        f"--max_frames is {self.max_frames}; it must be at least 1: leave it"
+        " out to read the whole video"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """Static. How to stream.
+
+  Attributes:
+    capacity: cache slots; None plans them.
+    block_frames: frames of one jitted scan.
+    question_chunk: tokens of one question chunk.
+    max_tokens: longest answer.
+    keep_questions: questions and answers stay in the cache; otherwise each is
+      undone.
+    temperature: 0 for greedy answers.
+    system: system text; the template's own when None.
+    dtype: storage of weights and cache, "float32" or "bfloat16".
+    seed: of the sampler.
+    lookahead: 0 or 1.
+    lookahead_query: "own" or "next".
+    recent_tokens: window always attended; one frame when None.
+    resident_tokens: window on the device; everything when None.
+    record: keep queries and keys.
+  """
+
+  capacity: int | None = None
+  block_frames: int = 8
+  question_chunk: int = 64
+  max_tokens: int = 64
+  keep_questions: bool = False
+  temperature: float = 0.0
+  system: str | None = None
+  dtype: str = "float32"
+  seed: int = 0
+  lookahead: int = 0
+  lookahead_query: str = "own"
+  recent_tokens: int | None = None
+  resident_tokens: int | None = None
+  record: bool = False
+
+
+class Texts(NamedTuple):
+  """Static. Token ids of a run's texts."""
+
+  prompt: list[int]
+  questions: list[list[int]]
+  resume: list[int]
+
+
+class Plan(NamedTuple):
+  """Static. A run that has been found possible.
+
+  Attributes:
+    config: shapes of the stream, capacity settled.
+    source: the video.
+    questions: in order of time.
+    text: token ids of prompt and questions.
+    options: how to stream.
+  """
+
+  config: stream_state.StreamConfig
+  source: Source
+  questions: tuple[questions_lib.Question, ...]
+  text: Texts
+  options: Options
+
+
+def expected_frames(source: Source) -> int | None:
+  """Frames the stream will have; None when it has no known end.
+
+  Raises:
+    InputError: the source is not a video, see `video.probe`.
+  """
+  info = video.probe(source.path)
+  if source.loop or info.duration_s is None:
+    return source.max_frames
+  count = max(1, int(np.ceil(info.duration_s * source.fps)))
+  return count if source.max_frames is None else min(count, source.max_frames)
+
+
+def plan_stream(
+  model: checkpoint_lib.Checkpoint,
+  policy: policy_lib.KVPolicy,
+  source: Source,
+  questions: Sequence[questions_lib.Question],
+  options: Options,
+) -> Plan:
+  """Settles the capacity of a run and refuses one that cannot work.
+
+  Args:
+    model: configuration, weights, tokenizer, template.
+    policy: the policy.
+    source: the video.
+    questions: in order of time.
+    options: how to stream.
+
+  Returns:
+    The plan; nothing has been allocated yet.
+
+  Raises:
+    InputError: the video, a question's time, the capacity or the memory does
+      not do.
+  """
+  expected = expected_frames(source)
+  if expected is not None:
+    questions_lib.check_times(questions, expected / source.fps)
+  encode = lambda question: prompt.question_tokens(
+    model.template, model.tokenizer, question.text
+  )
+  text = Texts(
+    prompt.prompt_tokens(model.template, model.tokenizer, options.system),
+    [encode(question) for question in questions],
+    prompt.resume_tokens(model.template, model.tokenizer),
+  )
+  config = _stream_config(model, policy, options, text, expected)
+  return Plan(config, source, tuple(questions), text, options)
+
+
+def _stream_config(
+  model: checkpoint_lib.Checkpoint,
+  policy: policy_lib.KVPolicy,
+  options: Options,
+  text: Texts,
+  expected: int | None,
+) -> stream_state.StreamConfig:
+  decoder = model.config.decoder
+  capacity = _plan_capacity(model, policy, options, text, expected)
+  grid = model.config.connector.pooled_grid
+  config = stream_state.StreamConfig(
+    decoder=decoder,
+    capacity=capacity,
+    frame_tokens=model.config.tokens_per_frame,
+    question_chunk=options.question_chunk,
+    dtype=model_source.activation_dtype(options.dtype),
+    cache_dtype=model_source.storage_dtype(options.dtype),
+    lookahead=options.lookahead,
+    lookahead_query=options.lookahead_query,
+    record=options.record,
+    grid=(grid, grid),
+  )
+  slot_bytes = cache_lib.kv_bytes_per_slot(
+    decoder.num_layers,
+    decoder.num_kv_heads,
+    decoder.head_dim,
+    config.cache_dtype,
+  )
+  model_source.check_memory(
+    config.num_slots * slot_bytes,
+    f"a KV cache of {capacity} slots",
+    "lower --max_frames or --capacity, use --dtype=bfloat16, or choose a"
+    " policy that evicts (sliding_window, streaming_llm)",
+  )
+  return config
+
+
+def _plan_capacity(
+  model: checkpoint_lib.Checkpoint,
+  policy: policy_lib.KVPolicy,
+  options: Options,
+  text: Texts,
+  expected: int | None,
+) -> int:
+  """Slots of the cache: what the stream needs, or what the user gave."""
+  per_frame = model.config.tokens_per_frame
+  asked = [len(ids) + options.max_tokens for ids in text.questions]
+  if options.keep_questions:
+    talk = sum(asked) + len(asked) * len(text.resume)
+  else:
+    talk = max(asked, default=0)
+  whole = None
+  if expected is not None:
+    whole = len(text.prompt) + expected * per_frame + talk
+  if options.capacity is not None:
+    short = whole is not None and options.capacity < whole
+    if short and not policy.needs.evicts:
+      raise InputError(
+        f"--capacity is {options.capacity}; {expected} frames of {per_frame}"
+        f" tokens, the prompt and the questions need {whole} slots under"
+        f" policy {policy.name}, which keeps everything: raise it to {whole},"
+        " lower --max_frames, or choose a policy that evicts"
+        " (sliding_window, streaming_llm)"
+      )
+    return options.capacity
+  if not policy.needs.evicts:
+    if whole is None:
+      raise InputError(
+        f"the stream has no known end and policy {policy.name} keeps"
+        " everything; a fixed cache would run full: give --max_frames or"
+        " --capacity, or choose a policy that evicts (sliding_window,"
+        " streaming_llm)"
+      )
+    return whole
+  bounded = EVICTING_CAPACITY + options.block_frames * per_frame + talk
+  return bounded if whole is None else min(whole, bounded)
