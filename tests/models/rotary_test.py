@@ -53,6 +53,14 @@ def test_angles_stay_true_in_long_streams(position):
   np.testing.assert_allclose(np.sin(got), np.sin(want), atol=3e-4)
 
 
+def test_a_shift_back_is_the_opposite_angle():
+  """Keys move to earlier positions: small negative shifts, small angles."""
+  frequencies = np.array([1.0, 0.3, 0.001], np.float32)
+  shifts = jnp.asarray([1, 11, 4095, 4096, 70000])
+  forth = rotary.angles(shifts, frequencies)
+  np.testing.assert_array_equal(rotary.angles(-shifts, frequencies), -forth)
+
+
 def test_small_positions_are_the_plain_product():
   frequencies = rotary.inverse_frequencies(config_lib.RopeConfig(), 64)
   positions = np.arange(4096)

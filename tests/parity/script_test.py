@@ -1,0 +1,104 @@
+"""The two scripts: exit codes, and that the stored files are what one writes."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.parity import references
+from vrex_jax.errors import InputError
+from vrex_jax.models import torch_reference
+
+_WITHOUT_TORCH = """
+import runpy, sys
+sys.modules["torch"] = None
+sys.argv = ["check_parity.py", *sys.argv[1:]]
+runpy.run_path("experiments/check_parity.py", run_name="__main__")
+"""
+
+
+def _run(repository, *arguments):
+  return subprocess.run(
+    [sys.executable, *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=repository,
+    env={**os.environ, "PYTHONPATH": str(repository), "JAX_PLATFORMS": "cpu"},
+  )
+
+
+def _check(repository, path, *flags):
+  script = "experiments/check_parity.py"
+  return _run(repository, script, f"--checkpoint={path}", *flags)
+
+
+def test_without_torch_the_remedy_is_named(monkeypatch):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  with pytest.raises(InputError, match=r"pip install 'vrex_jax\[parity\]'"):
+    torch_reference.import_reference()
+
+
+def test_without_torch_the_script_exits_with_2(repository, tmp_path):
+  done = _run(repository, "-c", _WITHOUT_TORCH, f"--checkpoint={tmp_path}")
+  assert done.returncode == 2
+  assert "error: the parity check needs torch" in done.stderr
+  assert "Traceback" not in done.stderr
+  assert done.stdout == ""
+
+
+@pytest.mark.parity
+@pytest.mark.usefixtures("torch_and_transformers")
+@pytest.mark.parametrize("name", ["onevision_even", "parts", "llama_group4"])
+def test_the_script_agrees_with_transformers(name, repository, tmp_path):
+  done = _check(repository, references.copy(name, tmp_path))
+  assert done.returncode == 0, done.stderr
+  assert "DIFFERS" not in done.stdout
+  assert done.stdout.count("agrees") >= 3
+
+
+@pytest.mark.parity
+@pytest.mark.usefixtures("torch_and_transformers")
+def test_a_difference_is_exit_code_1(repository, tmp_path):
+  path = references.copy("qwen2_group7", tmp_path)
+  done = _check(repository, path, "--tolerance=1e-9")
+  assert done.returncode == 1, done.stderr
+  assert "logits" in done.stdout
+  assert "DIFFERS" in done.stdout
+
+
+@pytest.mark.parity
+@pytest.mark.usefixtures("torch_and_transformers")
+def test_a_broken_checkpoint_is_exit_code_2(repository, tmp_path):
+  done = _check(repository, tmp_path)
+  assert done.returncode == 2
+  assert "config.json does not exist" in done.stderr
+  assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parity
+@pytest.mark.usefixtures("torch_and_transformers")
+def test_the_stored_files_are_what_the_script_writes(repository, tmp_path):
+  script = "experiments/make_parity_references.py"
+  done = _run(repository, script, f"--out={tmp_path}")
+  assert done.returncode == 0, done.stderr
+  for name in references.ALL:
+    for file in (references.DATA / name).rglob("*.safetensors"):
+      written = tmp_path / file.relative_to(references.DATA)
+      assert written.read_bytes() == file.read_bytes(), written
+    with (
+      np.load(references.DATA / name / "reference.npz") as stored,
+      np.load(tmp_path / name / "reference.npz") as written,
+    ):
+      assert set(written) == set(stored)
+      for key in stored:
+        np.testing.assert_allclose(written[key], stored[key], atol=2e-5)
+
+
+def test_the_stored_files_are_small():
+  size = sum(
+    path.stat().st_size for path in references.DATA.rglob("*") if path.is_file()
+  )
+  assert size < 600e3
