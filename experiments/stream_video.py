@@ -79,8 +79,8 @@ _CAPACITY = flags.DEFINE_integer(
 )
 _BLOCK_FRAMES = flags.DEFINE_integer(
   "block_frames",
-  8,
-  "Frames of one jitted scan; 1 for live use.",
+  None,
+  "Frames of one jitted scan. Default: 8, or 1 for a source without an end.",
   lower_bound=1,
 )
 _LOOKAHEAD = flags.DEFINE_integer(
@@ -166,10 +166,9 @@ def _stream_all(model, policies, source, questions) -> list[session.Result]:
     for policy in policies
   ]
   results = []
-  total = session_plan.expected_frames(source)
   for policy, plan in zip(policies, plans, strict=True):
     with tqdm.tqdm(
-      total=total,
+      total=source.expected,
       desc=policy.name,
       unit="frame",
       disable=not sys.stderr.isatty(),
@@ -212,7 +211,7 @@ def _write(model, results: Sequence[session.Result], started: float) -> None:
         model, result.records
       )
   out = pathlib.Path(_OUT.value)
-  record.write_folder(
+  written = record.write_folder(
     out,
     config=settings,
     metrics_object=record.metrics(
@@ -227,9 +226,7 @@ def _write(model, results: Sequence[session.Result], started: float) -> None:
     traces=traces,
     arrays=arrays,
   )
-  print(
-    f"\nwritten to {out}: " + ", ".join(sorted(p.name for p in out.iterdir()))
-  )
+  print(f"\nwritten to {out}: " + ", ".join(path.name for path in written))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -238,15 +235,14 @@ def main(arguments: Sequence[str]) -> None:
   _check_flags()
   policies = policy_syntax.parse_policies(_POLICY.value)
   questions = questions_lib.parse_questions(_QUESTION.value)
-  source = session_plan.Source(
-    path=_VIDEO.value,
+  source = session_plan.find_source(
+    _VIDEO.value,
     fps=_FPS.value,
     max_frames=_MAX_FRAMES.value,
     loop=_LOOP.value,
   )
-  expected = session_plan.expected_frames(source)
-  if expected is not None:
-    questions_lib.check_times(questions, expected / source.fps)
+  if source.expected is not None:
+    questions_lib.check_times(questions, source.expected / source.fps)
   command.use_compilation_cache(_COMPILATION_CACHE.value)
   device = jax.devices()[0]
   print(f"device {device.platform} ({device.device_kind})")

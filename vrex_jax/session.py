@@ -136,7 +136,7 @@ def _compile(
     state,
     embed,
     jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8),
-    block_frames=options.block_frames,
+    block_frames=options.block_frames or 1,
     max_tokens=options.max_tokens,
     stop_ids=model.stop_ids,
     stages=("prompt", "frame", *talk),

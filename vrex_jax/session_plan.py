@@ -22,7 +22,7 @@ __all__ = [
   "Plan",
   "Source",
   "Texts",
-  "expected_frames",
+  "find_source",
   "plan_stream",
 ]
 
@@ -39,12 +39,16 @@ class Source:
     fps: samples per second of video.
     max_frames: stop after this many; None for all.
     loop: start again at the end of the file, without end.
+    expected: frames it will give, where that can be known (`find_source`).
+    live: has no declared end: a camera, a network stream.
   """
 
   path: str
   fps: float
   max_frames: int | None = None
   loop: bool = False
+  expected: int | None = None
+  live: bool = False
 
   def __post_init__(self):
     if not 0.0 < self.fps < float("inf"):
@@ -65,7 +69,8 @@ class Options:
 
   Attributes:
     capacity: cache slots; None plans them.
-    block_frames: frames of one jitted scan.
+    block_frames: frames of one jitted scan; None for 8, or 1 when the source
+      is live and should be answered without delay.
     question_chunk: tokens of one question chunk.
     max_tokens: longest answer.
     keep_questions: questions and answers stay in the cache; otherwise each is
@@ -82,7 +87,7 @@ class Options:
   """
 
   capacity: int | None = None
-  block_frames: int = 8
+  block_frames: int | None = None
   question_chunk: int = 64
   max_tokens: int = 64
   keep_questions: bool = False
@@ -123,17 +128,30 @@ class Plan(NamedTuple):
   options: Options
 
 
-def expected_frames(source: Source) -> int | None:
-  """Frames the stream will have; None when it has no known end.
+def find_source(
+  path: str, *, fps: float, max_frames: int | None = None, loop: bool = False
+) -> Source:
+  """Opens a video once, to learn whether and where it ends.
+
+  Args:
+    path: file or URL.
+    fps: samples per second of video.
+    max_frames: stop after this many; None for all.
+    loop: start again at the end, without end.
 
   Raises:
-    InputError: the source is not a video, see `video.probe`.
+    InputError: `fps` or `max_frames` cannot be used, or the source is not a
+      video (`video.probe`).
   """
-  info = video.probe(source.path)
-  if source.loop or info.duration_s is None:
-    return source.max_frames
-  count = max(1, int(np.ceil(info.duration_s * source.fps)))
-  return count if source.max_frames is None else min(count, source.max_frames)
+  source = Source(path=path, fps=fps, max_frames=max_frames, loop=loop)
+  duration_s = video.probe(path).duration_s
+  if loop or duration_s is None:
+    expected = max_frames
+  else:
+    expected = max(1, int(np.ceil(duration_s * fps)))
+    if max_frames is not None:
+      expected = min(expected, max_frames)
+  return dataclasses.replace(source, expected=expected, live=duration_s is None)
 
 
 def plan_stream(
@@ -159,9 +177,8 @@ def plan_stream(
     InputError: the video, a question's time, the capacity or the memory does
       not do.
   """
-  expected = expected_frames(source)
-  if expected is not None:
-    questions_lib.check_times(questions, expected / source.fps)
+  if source.expected is not None:
+    questions_lib.check_times(questions, source.expected / source.fps)
   encode = lambda question: prompt.question_tokens(
     model.template, model.tokenizer, question.text
   )
@@ -170,7 +187,9 @@ def plan_stream(
     [encode(question) for question in questions],
     prompt.resume_tokens(model.template, model.tokenizer),
   )
-  config = _stream_config(model, policy, options, text, expected)
+  if options.block_frames is None:
+    options = dataclasses.replace(options, block_frames=1 if source.live else 8)
+  config = _stream_config(model, policy, options, text, source.expected)
   return Plan(config, source, tuple(questions), text, options)
 
 
@@ -248,5 +267,6 @@ def _plan_capacity(
         " streaming_llm)"
       )
     return whole
-  bounded = EVICTING_CAPACITY + options.block_frames * per_frame + talk
+  block = (options.block_frames or 1) * per_frame
+  bounded = EVICTING_CAPACITY + block + talk
   return bounded if whole is None else min(whole, bounded)
