@@ -19,6 +19,7 @@ import pathlib
 import sys
 
 import numpy as np
+import torch_reference
 from absl import flags
 
 from vrex_jax import command
@@ -31,7 +32,6 @@ from vrex_jax.models import config as config_lib
 from vrex_jax.models import json_fields
 from vrex_jax.models import prompt
 from vrex_jax.models import tokenizer
-from vrex_jax.models import torch_reference
 
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint", None, "directory, or TOML of parts", required=True
@@ -78,8 +78,8 @@ def _ours(
   path: pathlib.Path,
 ) -> tuple[
   config_lib.ModelConfig | None,
-  torch_reference.Inputs,
-  torch_reference.Values,
+  parity.Inputs,
+  parity.Values,
 ]:
   """Our values; the parameters are freed on return."""
   kind = None
@@ -87,7 +87,7 @@ def _ours(
     kind = json_fields.read_json(path / "config.json").get("model_type")
   if kind in ("llama", "qwen2"):
     text = checkpoint.load_decoder(path, dtype=_DTYPE.value)
-    inputs = torch_reference.Inputs(
+    inputs = parity.Inputs(
       frames=None,
       prompt=[],
       question=_text_ids(path, text.config.vocab_size),
@@ -95,7 +95,7 @@ def _ours(
     )
     return None, inputs, parity.our_values(text, inputs, dtype=_DTYPE.value)
   model = checkpoint.load(path, dtype=_DTYPE.value)
-  inputs = torch_reference.Inputs(
+  inputs = parity.Inputs(
     frames=_frames(model.config.image),
     prompt=prompt.prompt_tokens(model.template, model.tokenizer),
     question=prompt.question_tokens(

@@ -17,13 +17,14 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import torch_reference
 from absl import flags
 
 from vrex_jax import command
+from vrex_jax import parity
 from vrex_jax.errors import InputError
 from vrex_jax.models import checkpoint
 from vrex_jax.models import hf_config
-from vrex_jax.models import torch_reference
 
 _OUT = flags.DEFINE_string("out", "tests/parity/data", "folder to write to")
 
@@ -290,9 +291,9 @@ def _random(name: str, shape: tuple[int, ...]) -> Any:
   return torch.from_numpy(draws).to(torch.bfloat16)
 
 
-def _text_inputs(name: str) -> torch_reference.Inputs:
+def _text_inputs(name: str) -> parity.Inputs:
   draw = np.random.RandomState(_seed(name)).randint
-  return torch_reference.Inputs(
+  return parity.Inputs(
     frames=None,
     prompt=[int(one) for one in draw(0, _SMALL_VOCABULARY, 5)],
     question=[int(one) for one in draw(0, _SMALL_VOCABULARY, 9)],
@@ -344,8 +345,8 @@ def _write_reference(
 def _smallest_margin(
   path: pathlib.Path,
   config: Any,
-  inputs: torch_reference.Inputs,
-  values: torch_reference.Values,
+  inputs: parity.Inputs,
+  values: parity.Values,
 ) -> float:
   """Lead of the best logit over the second, over all tokens of the answer."""
   answer = [int(one) for one in values["answer"]]

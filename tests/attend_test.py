@@ -91,7 +91,10 @@ def bench(request, quick_compilation):
     frame_tokens=LENGTH,
     question_chunk=LENGTH,
   )
-  policy, params = CASES[request.param], testing.decoder_parameters(config.decoder)
+  policy, params = (
+    CASES[request.param],
+    testing.decoder_parameters(config.decoder),
+  )
   step = jax.jit(
     lambda state, hidden, valid: stream.prefill_chunk(
       config,
@@ -203,9 +206,7 @@ def test_attention_and_counts_of_any_selection(
     # Disjoint parts; slots that hold nothing are chosen as well.
     draw = random.random((BATCH, bench.rows, SLOTS))
     chosen = np.stack([draw < density, draw > 1 - density / 2], axis=1)
-    state = state.replace(
-      policy={"sets": bitmap.pack(jnp.asarray(chosen))}
-    )
+    state = state.replace(policy={"sets": bitmap.pack(jnp.asarray(chosen))})
     state, out, event, _ = bench.step(state, hidden, VALID[index])
     used = np.nonzero(VALID[index].any(axis=0))[0].max() + 1
     for row, one in enumerate(streams):

@@ -1,8 +1,8 @@
 """Laws of the stream, on three streams side by side under `full`.
 
-The reference is `tests/reference.py`: one stream at a time, float64, an explicit
-list of past tokens. Prompts and questions differ in length between streams, so
-that padding, holes and the shared cursor are always in play.
+The reference is `tests/reference.py`: one stream at a time, float64, an
+explicit list of past tokens. Prompts and questions differ in length between
+streams, so that padding, holes and the shared cursor are always in play.
 """
 
 import types
@@ -299,9 +299,7 @@ def test_full_attends_to_everything_it_has_seen(scene):
   np.testing.assert_array_equal(chunks[9:12], asked)
   np.testing.assert_array_equal(chunks[12:].sum(axis=0), [1, 6, 2])
   for name in ("past_held", "past_attended", "past_loaded"):
-    np.testing.assert_array_equal(
-      trace.counts[name], trace.counts["past_seen"]
-    )
+    np.testing.assert_array_equal(trace.counts[name], trace.counts["past_seen"])
   for name in ("past_fetched", "past_exposed", "fetch_runs"):
     assert not np.any(trace.counts[name])
   assert trace_lib.check(trace) == []
@@ -331,9 +329,7 @@ def test_a_full_cache_drops_the_chunk_and_says_so(scene):
   """40 frames of 5 fill 200 slots exactly; the 41st is not stored."""
   state = begin(scene).state
   for start in range(0, 40, 4):
-    state, trace = frames_program(
-      scene, state, scene.frames[start : start + 4]
-    )
+    state, trace = frames_program(scene, state, scene.frames[start : start + 4])
     assert not np.any(trace.overflow & trace_lib.Overflow.CACHE_FULL)
   assert int(state.cache.cursor) == CAPACITY
   kept = jax.tree.map(np.array, (state.cache, state.next_position, state.seen))
@@ -350,9 +346,7 @@ def test_a_full_cache_drops_the_chunk_and_says_so(scene):
   assert int(state.cache.cursor) == CAPACITY
   np.testing.assert_array_equal(state.next_position, position)
   np.testing.assert_array_equal(state.seen, seen)
-  (sentence,) = [
-    text for text in trace_lib.check(trace) if "capacity" in text
-  ]
+  (sentence,) = [text for text in trace_lib.check(trace) if "capacity" in text]
   assert "frame 40" in sentence
   assert "layer 0" in sentence
   assert "not stored: raise the capacity" in sentence
@@ -362,9 +356,7 @@ def test_a_position_past_the_model_is_told(scene):
   """150 positions: 30 frames are within, the 31st is not."""
   state = begin(scene).state
   for start in range(0, 28, 4):
-    state, trace = frames_program(
-      scene, state, scene.frames[start : start + 4]
-    )
+    state, trace = frames_program(scene, state, scene.frames[start : start + 4])
     assert not np.any(trace.overflow)
   _, trace = frames_program(scene, state, scene.frames[28:32])
   assert not np.any(trace.overflow[:2])

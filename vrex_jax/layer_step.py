@@ -34,7 +34,7 @@ class ChunkContext(NamedTuple):
   position: Int  # [B, T]
   offset: Int  # [B, T]
   valid: Bool  # [B, T]
-  angle: Float  # [B, 1, T, H / 2]
+  turn: rotary.Turn  # [B, 1, T, H / 2]
   start: Int  # []
   first: Bool  # []
   last: Bool  # []
@@ -76,7 +76,7 @@ def chunk_context(
     position=position,
     offset=offset,
     valid=valid,
-    angle=rotary.angles(position, frequencies)[:, None],
+    turn=rotary.turn_once(rotary.angles(position, frequencies)[:, None]),
     start=jnp.where(fits, cache.cursor, cache.capacity),
     first=jnp.asarray(first, bool),
     last=jnp.asarray(last, bool),
@@ -184,8 +184,8 @@ def layer_step(
   module = decoder_lib.DecoderLayer(config.decoder, config.dtype)
   own = {"params": params[f"layers_{layer}"]}
   query_raw, key_raw, value = module.apply(own, hidden, method="project")
-  query = rotary.rotate(query_raw, context.angle)
-  key = rotary.rotate(key_raw, context.angle)
+  query = rotary.rotate_by(query_raw, context.turn)
+  key = rotary.rotate_by(key_raw, context.turn)
   cache = cache_lib.append(state.cache, layer, key, value, context.start)
 
   retrieves = stage in policy.needs.stages
@@ -213,7 +213,7 @@ def layer_step(
     if config.lookahead_query == "next":
       following = {"params": params[f"layers_{ahead}"]}
       ahead_raw = module.apply(following, hidden, method="project_query")
-    ahead_query = rotary.rotate(ahead_raw, context.angle)
+    ahead_query = rotary.rotate_by(ahead_raw, context.turn)
     chosen, policy_state, ahead_counts = _select(
       policy,
       policy_state,

@@ -1,8 +1,8 @@
 """Does this package compute what transformers computes? Stage by stage.
 
 `our_values` runs a loaded checkpoint through the same functions a stream uses;
-`models.torch_reference.reference_values` runs the same files through torch.
-`compare` says how far apart they are.
+`experiments/torch_reference.py` runs the same files through torch, outside the
+package. `compare` says how far apart they are.
 """
 
 import functools
@@ -19,14 +19,39 @@ from vrex_jax.models import checkpoint as checkpoint_lib
 from vrex_jax.models import config as config_lib
 from vrex_jax.models import connector as connector_lib
 from vrex_jax.models import decoder as decoder_lib
-from vrex_jax.models import torch_reference
 from vrex_jax.models import video_llm
 from vrex_jax.models import vision as vision_lib
 from vrex_jax.typing import Array, Float, Parameters
 
-__all__ = ["Difference", "compare", "our_values"]
+__all__ = ["Difference", "Inputs", "Values", "compare", "our_values"]
 
 _NO_STOPS: tuple[int, ...] = ()
+
+Values = dict[str, np.ndarray]
+"""Values by stage.
+
+vision f32[F, patches, width of the tower]; pooled f32[F, width] where the
+connector reads it; tokens f32[F, T, D] without separators; logits
+f32[length, vocabulary] of prompt, frames and question in one pass; stream
+f32[2, vocabulary], after the prompt and after the question of a frame-by-frame
+prefill; answer i32[new_tokens], greedy.
+"""
+
+
+class Inputs(NamedTuple):
+  """What both sides compute on.
+
+  Attributes:
+    frames: u8[F, size, size, 3], already resized; None for a text model.
+    prompt: token ids before the frames.
+    question: token ids after them, at least one.
+    new_tokens: length of the greedy answer; stop ids do not end it.
+  """
+
+  frames: np.ndarray | None
+  prompt: list[int]
+  question: list[int]
+  new_tokens: int = 8
 
 
 class Difference(NamedTuple):
@@ -47,8 +72,8 @@ class Difference(NamedTuple):
 
 
 def compare(
-  ours: torch_reference.Values,
-  reference: torch_reference.Values,
+  ours: Values,
+  reference: Values,
   *,
   tolerance: float,
   relative: bool = False,
@@ -92,13 +117,13 @@ def compare(
 
 def our_values(
   checkpoint: checkpoint_lib.Checkpoint | checkpoint_lib.DecoderCheckpoint,
-  inputs: torch_reference.Inputs,
+  inputs: Inputs,
   *,
   dtype: str = "float32",
   question_chunk: int = 16,
   stream: bool = True,
-) -> torch_reference.Values:
-  """Every stage of our model: see `torch_reference.reference_values`.
+) -> Values:
+  """Every stage of our model: see `Values`.
 
   Args:
     checkpoint: what `checkpoint.load` or `load_decoder` returned.
@@ -160,7 +185,7 @@ def _one_shot(
   decoder: config_lib.DecoderConfig,
   model: config_lib.ModelConfig | None,
   params: Parameters,
-  inputs: torch_reference.Inputs,
+  inputs: Inputs,
   tokens: Float | None,
   dtype: Any,
 ) -> Array:
@@ -184,7 +209,7 @@ def _stream(
   decoder: config_lib.DecoderConfig,
   model: config_lib.ModelConfig | None,
   params: Parameters,
-  inputs: torch_reference.Inputs,
+  inputs: Inputs,
   dtype: Any,
   question_chunk: int,
 ) -> tuple[Array, Array]:

@@ -58,12 +58,12 @@ def make_policy(text: str) -> policy_lib.KVPolicy:
   """
   base, *wrappers = _split(text, "+")
   name, positional, named = _call(base)
+  factory = _factory(policy_lib.POLICIES, name, "policy")
   if positional:
     raise InputError(
       f"policy {base.strip()!r} has an argument without a name; policies take"
       f" them by name: write {name}(argument={positional[0]!r})"
     )
-  factory = _factory(policy_lib.POLICIES, name, "policy")
   _check_arguments(factory, name, (), named, skip=0)
   policy = factory(**named)
   for wrapper in wrappers:

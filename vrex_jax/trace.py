@@ -365,7 +365,10 @@ def load(path: Path) -> StreamTrace:
     InputError: the file is not a trace.
   """
   try:
-    with np.load(path, allow_pickle=False) as stored:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+      names = tuple(stored["stage_names"].tolist())
+      if names != STAGES:
+        raise ValueError(f"its stages are {names}, not {STAGES}")
       return StreamTrace(
         stage=stored["stage"],
         time_s=stored["time_s"],

@@ -195,6 +195,19 @@ def test_prefix_and_work_list_agree_on_the_same_slots():
   close(listed, whole, 2e-6)
 
 
+@pytest.mark.parametrize("rank", [255, 300, 2100])
+def test_many_query_rows_are_handled_in_smaller_steps(rank):
+  """Below, just above and far above the size at which steps are cut."""
+  query = normal(12, BATCH, KV_HEADS, rank, WIDTH)
+  valid = np.random.default_rng(13).random((BATCH, SLOTS)) < 0.5
+  cursor = 1300
+  mask = (valid & (np.arange(SLOTS) < cursor))[:, None].repeat(KV_HEADS, 1)
+  expected = dense(query, KEYS[LAYER], VALUES[LAYER], mask)
+  close(PREFIX(query, KEYS, VALUES, valid, jnp.int32(cursor), LAYER), expected)
+  words = bitmap.pack(jnp.asarray(mask))
+  close(WORK_LIST(query, KEYS, VALUES, words, None, LAYER), expected)
+
+
 def test_permuting_the_batch_permutes_the_result():
   mask, query = sets_of(HEADS, SIZES), query_of(HEADS)
   words = bitmap.pack(jnp.asarray(mask))

@@ -1,5 +1,6 @@
 """Rotary embedding: against complex numbers in numpy, and as laws."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,26 @@ def test_rotate_multiplies_pairs_as_complex_numbers(head_dim):
   turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle)
   want = np.concatenate([turned.real, turned.imag], axis=-1)
   np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_a_turn_taken_once_rotates_as_its_angle():
+  x, angle = jnp.asarray(heads(2, 3, 5, 16)), jnp.asarray(heads(2, 1, 5, 8))
+  got = jax.jit(lambda x, a: rotary.rotate_by(x, rotary.turn_once(a)))(x, angle)
+  np.testing.assert_allclose(got, rotary.rotate(x, angle), atol=1e-6)
+
+
+def test_a_turn_is_taken_once_however_many_heads_use_it():
+  """Otherwise XLA on a CPU takes the cosine again in every rotation."""
+
+  def rotations(x, angle):
+    turn = rotary.turn_once(angle)
+    for _ in range(4):
+      x = rotary.rotate_by(x @ x.swapaxes(-1, -2) @ x, turn)
+    return x
+
+  x, angle = jnp.asarray(heads(1, 4, 5, 16)), jnp.asarray(heads(1, 1, 5, 8))
+  compiled = jax.jit(rotations).lower(x, angle).compile().as_text()
+  assert compiled.count(" cosine(") == 1
 
 
 def test_rotations_add():

@@ -241,9 +241,11 @@ def test_activations_of_a_deep_model_stay_moderate():
     lambda leaf, x: decoder_lib.DecoderLayer(config.decoder).apply(
       {"params": leaf},
       x,
-      lambda query, key, value: attention.chunk_attention(
-        query, key, value, jnp.ones((2, 16), bool)
-      ).out,
+      lambda query, key, value: (
+        attention.chunk_attention(
+          query, key, value, jnp.ones((2, 16), bool)
+        ).out
+      ),
     )
   )
   rng = np.random.default_rng(0)

@@ -11,8 +11,8 @@ import shutil
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
+from vrex_jax import parity
 from vrex_jax.models import checkpoint
-from vrex_jax.models import torch_reference
 
 DATA = pathlib.Path(__file__).parent / "data"
 TEXT = ("llama_group1", "llama_group4", "qwen2_group2", "qwen2_group7")
@@ -44,12 +44,12 @@ def copy(name: str, folder: pathlib.Path) -> pathlib.Path:
   return folder / name / "parts.toml" if name == PARTS else folder / name
 
 
-def stored(name: str) -> tuple[torch_reference.Inputs, torch_reference.Values]:
+def stored(name: str) -> tuple[parity.Inputs, parity.Values]:
   """The inputs and the values transformers computed on them."""
   with np.load(DATA / name / "reference.npz", allow_pickle=False) as file:
     given = {k.removeprefix("given_"): file[k] for k in file if "given_" in k}
     values = {k.removeprefix("value_"): file[k] for k in file if "value_" in k}
-  inputs = torch_reference.Inputs(
+  inputs = parity.Inputs(
     frames=given.get("frames"),
     prompt=given["prompt"].tolist(),
     question=given["question"].tolist(),

@@ -1,4 +1,4 @@
-"""The two scripts: exit codes, and that the stored files are what one writes."""
+"""The two scripts: exit codes, and what one of them writes."""
 
 import os
 import subprocess
@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 
+from experiments import torch_reference
 from tests.parity import references
 from vrex_jax.errors import InputError
-from vrex_jax.models import torch_reference
 
 _WITHOUT_TORCH = """
 import runpy, sys
 sys.modules["torch"] = None
+sys.path.insert(0, "experiments")
 sys.argv = ["check_parity.py", *sys.argv[1:]]
 runpy.run_path("experiments/check_parity.py", run_name="__main__")
 """
@@ -51,7 +52,7 @@ def test_without_torch_the_script_exits_with_2(repository, tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.usefixtures("torch_and_transformers")
-@pytest.mark.parametrize("name", ["onevision_even", "parts", "llama_group4"])
+@pytest.mark.parametrize("name", ["onevision_even", "parts"])
 def test_the_script_agrees_with_transformers(name, repository, tmp_path):
   done = _check(repository, references.copy(name, tmp_path))
   assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
-from vrex_jax.errors import InputError
+from vrex_jax.errors import InputError, check_whole_number
 
 __all__ = ["keep_recent", "keep_sink"]
 
@@ -53,11 +53,7 @@ def keep_recent(inner: policy_lib.KVPolicy, tokens: int) -> policy_lib.KVPolicy:
 
 def _with_slots(inner, label, tokens, rule) -> policy_lib.KVPolicy:
   """`inner` with the slots of `rule` joined to its first part."""
-  if not isinstance(tokens, int) or tokens < 1:
-    raise InputError(
-      f"{label}({tokens!r}): the number of tokens must be a whole number of"
-      f" at least 1: try {label}(4)"
-    )
+  check_whole_number(f"{label}: tokens", tokens, least=1, hint=f"{label}(4)")
   if label in inner.knobs:
     raise InputError(
       f"{inner.name!r} already has {label}; a combinator can wrap a policy"

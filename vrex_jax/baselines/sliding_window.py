@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from vrex_jax import policy as policy_lib
-from vrex_jax.errors import InputError
+from vrex_jax.errors import InputError, check_whole_number
 
 __all__ = ["sliding_window"]
 
@@ -29,11 +29,9 @@ def sliding_window(
     >>> sliding_window(frames=8).name
     'sliding_window(frames=8, keep_prompt=True)'
   """
-  if not isinstance(frames, int) or frames < 1:
-    raise InputError(
-      f"sliding_window: frames is {frames!r}; it must be a whole number of at"
-      " least 1: try frames=16"
-    )
+  check_whole_number(
+    "sliding_window: frames", frames, least=1, hint="frames=16"
+  )
   if not isinstance(keep_prompt, bool):
     raise InputError(
       f"sliding_window: keep_prompt is {keep_prompt!r}; it must be True or"

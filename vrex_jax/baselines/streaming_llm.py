@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
-from vrex_jax.errors import InputError
+from vrex_jax.errors import check_whole_number
 
 __all__ = ["streaming_llm"]
 
@@ -43,12 +43,12 @@ def streaming_llm(
   """
   sizes = {"sink_tokens": (sink_tokens, 0), "window_tokens": (window_tokens, 1)}
   for name, (value, least) in sizes.items():
-    if not isinstance(value, int) or value < least:
-      raise InputError(
-        f"streaming_llm: {name} is {value!r}; it must be a whole number of at"
-        f" least {least}: try streaming_llm(sink_tokens=4,"
-        " window_tokens=2000)"
-      )
+    check_whole_number(
+      f"streaming_llm: {name}",
+      value,
+      least=least,
+      hint="streaming_llm(sink_tokens=4, window_tokens=2000)",
+    )
 
   def init(spec, params, knobs, sample):
     del spec, params, sample

@@ -43,7 +43,9 @@ PREFIX_CHUNK = 512
 LIST_CHUNK = 256
 """Slots one item of the work list gathers."""
 LIST_GROUP = 8
-"""Items of the work list handled in one step."""
+"""Items of the work list handled in one step, at most."""
+SCORE_BYTES = 2**21
+"""Scores one step on a CPU computes at most, in bytes: what its cache holds."""
 
 
 class Partial(NamedTuple):
@@ -121,8 +123,9 @@ def chunk_attention(
   batch, heads, length, width = query.shape
   chex.assert_equal_shape([key, value])
   scores = _chunk_scores(query, key, valid)
-  lse = jax.nn.logsumexp(scores, axis=-1)
-  weights = jnp.exp(scores - lse[..., None])
+  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
+  weights = jnp.exp(scores - top[..., None])
+  total = jnp.sum(weights, axis=-1)
   out = jnp.einsum(
     "bkgts,bksh->bkgth",
     weights.astype(value.dtype),
@@ -130,8 +133,8 @@ def chunk_attention(
     preferred_element_type=jnp.float32,
   )
   return Partial(
-    out.reshape(batch, heads, length, width),
-    lse.reshape(batch, heads, length),
+    (out / total[..., None]).reshape(batch, heads, length, width),
+    (top + jnp.log(total)).reshape(batch, heads, length),
   )
 
 
@@ -263,18 +266,74 @@ def prefix_attention(
   chex.assert_shape([keys, values], (None, batch, kv_heads, slots, width))
   chex.assert_is_divisible(slots, PREFIX_CHUNK)
   scaled = (query * width**-0.5).astype(query.dtype)
+  cache = _Prefix(keys, values, valid, cursor, layer)
+  at_once = lambda rows: _sweep(cache, rows, 0, 0)
+  if 4 * batch * kv_heads * rank * PREFIX_CHUNK <= SCORE_BYTES:
+    return at_once(scaled)
+  return jax.lax.platform_dependent(
+    scaled, cpu=lambda rows: _head_by_head(cache, rows), default=at_once
+  )
+
+
+class _Prefix(NamedTuple):
+  """The used part of one layer of the cache."""
+
+  keys: Float  # [L, B, K, S, H]
+  values: Float  # [L, B, K, S, H]
+  valid: Bool  # [B, S]
+  cursor: Int  # []
+  layer: int
+
+
+def _head_by_head(cache: _Prefix, query: Float) -> Partial:
+  """`_sweep` of every stream and KV head in turn."""
+  batch, kv_heads = query.shape[:2]
+
+  def body(index, whole):
+    stream, head = index // kv_heads, index % kv_heads
+    rows = jax.lax.dynamic_slice(
+      query, (stream, head, 0, 0), (1, 1, *query.shape[2:])
+    )
+    part = _sweep(cache, rows, stream, head)
+    put = lambda old, new: jax.lax.dynamic_update_slice(
+      old, new, (stream, head, *[0] * (new.ndim - 2))
+    )
+    return jax.tree.map(put, whole, part)
+
+  nothing = Partial(
+    jnp.zeros(query.shape, jnp.float32),
+    jnp.zeros(query.shape[:-1], jnp.float32),
+  )
+  return jax.lax.fori_loop(0, batch * kv_heads, body, nothing)
+
+
+def _sweep(
+  cache: _Prefix, query: Float, stream: Int | int, head: Int | int
+) -> Partial:
+  """Online softmax over the prefix, chunk by chunk.
+
+  Args:
+    cache: keys and values.
+    query: f[b, k, M, H], scaled; of b streams from `stream` on, and of their
+      k KV heads from `head` on.
+    stream: first stream.
+    head: first KV head.
+  """
+  batch, kv_heads, rank, width = query.shape
 
   def body(carry):
     step, running = carry
     start = step * PREFIX_CHUNK
-    at = (layer, 0, 0, start, 0)
+    at = (cache.layer, stream, head, start, 0)
     size = (1, batch, kv_heads, PREFIX_CHUNK, width)
-    key = jax.lax.dynamic_slice(keys, at, size)[0].astype(query.dtype)
-    value = jax.lax.dynamic_slice(values, at, size)[0].astype(query.dtype)
-    live = jax.lax.dynamic_slice(valid, (0, start), (batch, PREFIX_CHUNK))
-    live = live & (start + jnp.arange(PREFIX_CHUNK) < cursor)[None]
+    key = jax.lax.dynamic_slice(cache.keys, at, size)[0].astype(query.dtype)
+    value = jax.lax.dynamic_slice(cache.values, at, size)[0].astype(query.dtype)
+    live = jax.lax.dynamic_slice(
+      cache.valid, (stream, start), (batch, PREFIX_CHUNK)
+    )
+    live = live & (start + jnp.arange(PREFIX_CHUNK) < cache.cursor)[None]
     scores = jnp.einsum(
-      "bkmh,bksh->bkms", scaled, key, preferred_element_type=jnp.float32
+      "bkmh,bksh->bkms", query, key, preferred_element_type=jnp.float32
     )
     scores = jnp.where(live[:, None, None], scores, -jnp.inf)
     top = jnp.maximum(running.top, jnp.max(scores, axis=-1))
@@ -299,7 +358,7 @@ def prefix_attention(
     jnp.zeros((*shape, width), jnp.float32),
   )
   _, running = jax.lax.while_loop(
-    lambda carry: carry[0] * PREFIX_CHUNK < cursor, body, (0, start)
+    lambda carry: carry[0] * PREFIX_CHUNK < cache.cursor, body, (0, start)
   )
   return _finish(running, query.shape)
 
@@ -334,6 +393,11 @@ def _work_list(slots: Bitmap) -> _WorkList:
   return _WorkList(words, ends, sizes, last - items, last, last[-1])
 
 
+def _group_size(rank: int) -> int:
+  """Items a step handles when every row has `rank` queries."""
+  return max(1, min(LIST_GROUP, SCORE_BYTES // (4 * rank * LIST_CHUNK)))
+
+
 class _Items(NamedTuple):
   """A group of work items: which row, which slots, which cache rows."""
 
@@ -351,10 +415,11 @@ def _items(
   num_rows: int,
   layer: int,
   rotation: KeyRotation | None,
+  group: int,
 ) -> _Items:
-  """The items step, step + 1, … step + LIST_GROUP - 1."""
+  """The items step, step + 1, … step + group - 1."""
   _, batch, kv_heads, slots, _ = shape
-  item = step + jnp.arange(LIST_GROUP)
+  item = step + jnp.arange(group)
   row = jnp.sum(work.last[None, :] <= item[:, None], axis=-1)
   row = jnp.minimum(row, work.last.shape[0] - 1)
   offset = (item - work.first[row]) * LIST_CHUNK
@@ -404,12 +469,13 @@ def _forward(query, keys, values, slots, rotation, layer) -> Partial:
   chex.assert_shape([keys, values], (None, batch, None, num_slots, width))
   chex.assert_shape(slots, (batch, rows, num_slots // bitmap.WORD_BITS))
   work = _work_list(slots)
+  group = _group_size(rank)
   scaled = (query * width**-0.5).reshape(batch * rows, rank, width)
   scaled = scaled.astype(query.dtype)
 
   def body(carry):
     step, running = carry
-    items = _items(work, step, keys.shape, rows, layer, rotation)
+    items = _items(work, step, keys.shape, rows, layer, rotation, group)
     key, value = _gather(keys, values, items, rotation, query.dtype)
     live = items.live[:, None, :]
     scores = jnp.einsum(
@@ -431,7 +497,7 @@ def _forward(query, keys, values, slots, rotation, layer) -> Partial:
     )
     total = (running.total * decay).at[items.row].add(weights.sum(-1))
     summed = (running.out * decay[..., None]).at[items.row].add(out)
-    return step + LIST_GROUP, _Running(top, total, summed)
+    return step + group, _Running(top, total, summed)
 
   _, running = jax.lax.while_loop(
     lambda carry: carry[0] < work.total,
@@ -500,6 +566,7 @@ def _backward(layer, residuals, cotangent):
   query, keys, values, slots, rotation, partial = residuals
   batch, rows, rank, width = query.shape
   work = _work_list(slots)
+  group = _group_size(rank)
   flat = lambda array: array.reshape(batch * rows, *array.shape[2:])
   scale = width**-0.5
   q, d_out = flat(query), flat(cotangent.out)
@@ -508,7 +575,7 @@ def _backward(layer, residuals, cotangent):
 
   def body(carry):
     step, d_query, d_keys, d_values = carry
-    items = _items(work, step, keys.shape, rows, layer, rotation)
+    items = _items(work, step, keys.shape, rows, layer, rotation, group)
     key, value = _gather(keys, values, items, rotation, query.dtype)
     row = items.row
     scores = jnp.einsum("gmh,gch->gmc", q[row], key) * scale
@@ -524,7 +591,7 @@ def _backward(layer, residuals, cotangent):
     d_keys = d_keys.at[items.source].add(d_key)
     d_value = jnp.einsum("gmc,gmh->gch", weights, d_out[row])
     d_values = d_values.at[items.source].add(d_value)
-    return step + LIST_GROUP, d_query, d_keys, d_values
+    return step + group, d_query, d_keys, d_values
 
   zeros = jnp.zeros((keys.size // width, width), jnp.float32)
   start = (
@@ -591,22 +658,23 @@ def slot_mass(
   query, keys, slots, rotation = jax.tree.map(
     jnp.asarray, (query, keys, slots, rotation)
   )
-  batch, rows, _, width = query.shape
+  batch, rows, rank, width = query.shape
   num_slots = keys.shape[3]
   work = _work_list(slots)
+  group = _group_size(rank)
   flat = lambda array: array.reshape(batch * rows, *array.shape[2:])
   q = flat(query * width**-0.5)
   shift = flat(jnp.where(valid, lse, jnp.inf))
 
   def body(carry):
     step, mass = carry
-    items = _items(work, step, keys.shape, rows, layer, rotation)
+    items = _items(work, step, keys.shape, rows, layer, rotation, group)
     key, _ = _gather(keys, keys, items, rotation, query.dtype)
     scores = jnp.einsum("gmh,gch->gmc", q[items.row], key)
     weights = jnp.exp(scores - shift[items.row][..., None])
     received = jnp.where(items.live, jnp.sum(weights, axis=1), 0.0)
     slot = items.row[:, None] * num_slots + items.source % num_slots
-    return step + LIST_GROUP, mass.at[slot].add(received)
+    return step + group, mass.at[slot].add(received)
 
   _, mass = jax.lax.while_loop(
     lambda carry: carry[0] < work.total,

@@ -1,9 +1,9 @@
 """The same checkpoint in torch and transformers: what parity is measured with.
 
-Nothing here runs when the package is used; torch and transformers are imported
-by the functions, and are in the extra `parity` only. Parts of a model that
-transformers has no class for (the paper's connector, a LoRA merge) are written
-out in torch, apart from the JAX code they check.
+Shared by the scripts beside it and by the parity tests; torch and transformers
+are in the extra `parity`, and are imported by the functions. Parts of a model
+that transformers has no class for (the paper's connector, a LoRA merge) are
+written out in torch, apart from the JAX code they check.
 """
 
 import importlib
@@ -15,30 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vrex_jax import parity
 from vrex_jax.errors import InputError
 from vrex_jax.models import config as config_lib
 from vrex_jax.models import parts as parts_lib
 
-__all__ = ["Inputs", "Values", "import_reference", "reference_values"]
-
-Values = dict[str, np.ndarray]
-"""Values by stage: vision, pooled, tokens, logits, stream, answer."""
-
-
-class Inputs(NamedTuple):
-  """What both sides compute on.
-
-  Attributes:
-    frames: u8[F, size, size, 3], already resized; None for a text model.
-    prompt: token ids before the frames.
-    question: token ids after them, at least one.
-    new_tokens: length of the greedy answer; stop ids do not end it.
-  """
-
-  frames: np.ndarray | None
-  prompt: list[int]
-  question: list[int]
-  new_tokens: int = 8
+__all__ = ["import_reference", "reference_values", "whole_video_logits"]
 
 
 class _Model(NamedTuple):
@@ -69,11 +51,11 @@ def import_reference() -> tuple[Any, Any]:
 
 def reference_values(
   path: pathlib.Path,
-  inputs: Inputs,
+  inputs: parity.Inputs,
   *,
   config: config_lib.ModelConfig | None,
   dtype: str = "float32",
-) -> Values:
+) -> parity.Values:
   """Every stage of the reference model on the given inputs.
 
   Args:
@@ -84,10 +66,7 @@ def reference_values(
     dtype: "float32" or "bfloat16", of weights and activations.
 
   Returns:
-    vision f32[F, patches, width], pooled f32[F, width] (paper's shape),
-    tokens f32[F, T, D] without separators, logits f32[length, vocabulary] of
-    one shot, stream f32[2, vocabulary] after the prompt and after the question
-    of a frame-by-frame prefill, answer i32[new_tokens].
+    See `parity.Values`.
 
   Raises:
     InputError: torch or transformers is missing.
@@ -98,9 +77,34 @@ def reference_values(
     return _run(model, inputs, config)
 
 
+def whole_video_logits(
+  path: pathlib.Path, inputs: parity.Inputs, *, config: config_lib.ModelConfig
+) -> np.ndarray:
+  """LLaVA-OneVision's own forward pass on a whole video, newline included.
+
+  Args:
+    path: a LLaVA-OneVision directory.
+    inputs: frames and token ids.
+    config: its configuration.
+
+  Returns:
+    Logits f32[prompt + F * T + 1 + question, vocabulary].
+  """
+  torch, transformers = import_reference()
+  kind = transformers.LlavaOnevisionForConditionalGeneration
+  model = kind.from_pretrained(path, local_files_only=True).float().eval()
+  pixels = _pixels(inputs.frames, config.image, model.lm_head.weight)
+  length = len(pixels) * config.tokens_per_frame + 1
+  video = [model.config.video_token_id] * length
+  ids = torch.tensor([inputs.prompt + video + inputs.question])
+  with torch.inference_mode():
+    out = model(input_ids=ids, pixel_values_videos=pixels[None])
+  return out.logits[0].numpy()
+
+
 def _run(
-  model: _Model, inputs: Inputs, config: config_lib.ModelConfig | None
-) -> Values:
+  model: _Model, inputs: parity.Inputs, config: config_lib.ModelConfig | None
+) -> parity.Values:
   torch, _ = import_reference()
   found: dict[str, Any] = {}
   embed = model.language.get_input_embeddings()
@@ -125,7 +129,7 @@ def _run(
   }
 
 
-def _stream(language: Any, chunks: list[Any], inputs: Inputs) -> Any:
+def _stream(language: Any, chunks: list[Any], inputs: parity.Inputs) -> Any:
   """Chunk by chunk over one cache, then greedy decoding."""
   torch, _ = import_reference()
   cache = None
