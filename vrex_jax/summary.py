@@ -1,7 +1,7 @@
 """Streaming rows as text a person reads."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["aligned", "streaming_table"]
@@ -28,44 +28,31 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def streaming_table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """One line per policy, then its answers and what overflowed.
+  """Policies by number, one line per figure, then what overflowed.
 
   Args:
     rows: streaming rows (`record.STREAMING_FIELDS`).
   """
-  header = [
-    "policy", "frames", "ms/frame", "(p95)", "vision", "frames/s", "tokens/s",
-    "attended frame", "question", "answer", "held tokens", "KV MiB", "ttft ms",
-    "ms/token",
-  ]  # fmt: skip
-  lines = []
-  for row in rows:
-    frame_ms = row["ms_per_frame"]
-    ratio = row["retrieval_ratio"]
-    per_second = 1e3 / frame_ms["p50"] if frame_ms["p50"] else None
-    lines.append(
-      [
-        row["policy"],
-        str(row["frames"]),
-        _number(frame_ms["p50"]),
-        _number(frame_ms["p95"]),
-        _number(row["vision_ms"]),
-        _number(per_second),
-        _number(row["tokens_per_s"]),
-        _percent(ratio["frame"]),
-        _percent(ratio["question"]),
-        _percent(ratio["answer"]),
-        str(row["cached_tokens"]),
-        _number(row["kv_bytes"] / 2**20),
-        _number(row["ttft_ms"]),
-        _number(row["tpot_ms"]),
-      ]
-    )
-  text = [aligned(header, lines)]
-  for row in rows:
-    for sentence in row["overflow"]:
-      text.append(f"warning ({row['policy']}): {sentence}")
-  return "\n".join(text)
+  numbers = [str(index) for index in range(1, len(rows) + 1)]
+  names = [
+    f"  {number}  {row['policy']}"
+    for number, row in zip(numbers, rows, strict=True)
+  ]
+  lines = [
+    [label, *(cell(row) for row in rows)] for label, cell in _FIGURES.items()
+  ]
+  table = aligned(["policy", *numbers], lines)
+  warnings = [
+    f"warning (policy {number}): {sentence}"
+    for number, row in zip(numbers, rows, strict=True)
+    for sentence in row["overflow"]
+  ]
+  return "\n".join([*names, "", table, *warnings])
+
+
+def _per_second(row: Mapping[str, Any]) -> float | None:
+  milliseconds = row["ms_per_frame"]["p50"]
+  return 1e3 / milliseconds if milliseconds else None
 
 
 def _number(value: float | None) -> str:
@@ -80,3 +67,28 @@ def _percent(value: float | None) -> str:
   if value is None or not math.isfinite(value):
     return "-"
   return f"{100 * value:.1f} %"
+
+
+_FIGURES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+  "frames": lambda row: str(row["frames"]),
+  "ms per frame, median": lambda row: _number(row["ms_per_frame"]["p50"]),
+  "ms per frame, 95th percentile": lambda row: _number(
+    row["ms_per_frame"]["p95"]
+  ),
+  "  of which vision": lambda row: _number(row["vision_ms"]),
+  "ms to decode and resize": lambda row: _number(row["decode_ms"]),
+  "frames per second": lambda row: _number(_per_second(row)),
+  "past attended, frames": lambda row: _percent(
+    row["retrieval_ratio"]["frame"]
+  ),
+  "past attended, questions": lambda row: _percent(
+    row["retrieval_ratio"]["question"]
+  ),
+  "past attended, answers": lambda row: _percent(
+    row["retrieval_ratio"]["answer"]
+  ),
+  "tokens held at the end": lambda row: str(row["cached_tokens"]),
+  "KV held, MiB": lambda row: _number(row["kv_bytes"] / 2**20),
+  "ms to first token": lambda row: _number(row["ttft_ms"]),
+  "ms per further token": lambda row: _number(row["tpot_ms"]),
+}

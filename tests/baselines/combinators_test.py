@@ -1,0 +1,121 @@
+"""What a combinator adds to a selection: slots, once, and nothing else."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from tests.baselines import toys
+from vrex_jax import errors
+from vrex_jax import policy as policy_lib
+from vrex_jax import stream
+from vrex_jax import stream_state
+from vrex_jax import testing
+from vrex_jax.baselines import combinators
+from vrex_jax.baselines import full as full_lib
+
+LENGTH, FRAMES = 5, 6
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def run(policy, recent_tokens=0):
+  """Attended past tokens [F, L, K] and the last frame's output."""
+  config = stream_state.StreamConfig(
+    decoder=testing.decoder_config(),
+    capacity=100,
+    frame_tokens=LENGTH,
+    question_chunk=LENGTH,
+  )
+  params = testing.decoder_parameters(config.decoder)
+  step = jax.jit(
+    lambda state, hidden: stream.prefill_chunk(
+      config,
+      policy,
+      params["decoder"],
+      state,
+      hidden,
+      np.ones((1, LENGTH), bool),
+      stage="frame",
+      first=False,
+      last=False,
+    )
+  )
+  state = stream_state.init(config, policy, params, recent_tokens=recent_tokens)
+  counts = []
+  for frame in testing.hidden_frames(config, FRAMES):
+    state, out, event, _ = step(state, frame)
+    counts.append(event.counts.past_attended[:, 0])
+  return types.SimpleNamespace(attended=np.stack(counts), out=out, state=state)
+
+
+SEEN = (LENGTH * np.arange(FRAMES)).reshape(-1, 1, 1)
+
+
+def test_sinks_are_the_first_tokens_of_the_stream():
+  found = run(combinators.keep_sink(toys.nothing(), 7))
+  expected = np.broadcast_to(np.minimum(SEEN, 7), (FRAMES, 2, 2))
+  np.testing.assert_array_equal(found.attended, expected)
+
+
+def test_kept_recent_tokens_are_the_driver_s_recent_tokens():
+  mine = run(combinators.keep_recent(toys.nothing(), 7))
+  drivers = run(toys.nothing(), recent_tokens=7)
+  np.testing.assert_array_equal(mine.attended, drivers.attended)
+  np.testing.assert_array_equal(mine.out, drivers.out)
+
+
+def test_slots_of_another_part_are_not_attended_twice():
+  """Sinks that the second part holds stay there."""
+
+  def select(state, view, layer, queries, stage):
+    del stage
+    nothing = toys.nothing().select(state, view, layer, queries, "frame")
+    empty = nothing[0].parts[0]
+    some = policy_lib.Part(slots=empty.slots.at[:, 0].set(0b10110))
+    return policy_lib.Selection((empty, some)), state, nothing[2]
+
+  policy = toys.nothing()._replace(select=select)
+  found = run(combinators.keep_sink(policy, 4))
+  # Sinks 0 … 3 and slots 1, 2, 4: five slots.
+  expected = np.broadcast_to(np.minimum(SEEN, 5), (FRAMES, 2, 2))
+  np.testing.assert_array_equal(found.attended, expected)
+
+
+def test_an_evictor_by_query_head_takes_sinks():
+  """The sinks of every row, as long as its KV head still holds them."""
+  inner = toys.h2o(heavy=3, recent=6, by_query=True)
+  plain, with_sinks = run(inner), run(combinators.keep_sink(inner, 4))
+  assert np.all(with_sinks.attended >= plain.attended)
+  assert np.any(with_sinks.attended > plain.attended)
+  assert set(with_sinks.state.policy) == {"inner", "keep_sink"}
+
+
+def test_a_combinator_hands_every_hook_on():
+  inner = toys.h2o()._replace(groups=lambda state, layer: state["mass"][layer])
+  outer = combinators.keep_sink(inner, 2)
+  state = {"inner": {"mass": np.arange(4)}, "keep_sink": np.int32(2)}
+  assert outer.groups(state, 3) == 3
+  moved = outer._replace(move=None)
+  assert moved.move is None
+  assert outer.move is not None
+  assert outer.feedback is not None
+  assert combinators.keep_sink(full_lib.full(), 2).feedback is None
+  assert outer.needs == inner.needs
+
+
+def test_a_knob_is_swept_without_another_program():
+  policy = combinators.keep_sink(toys.nothing(), 7)
+  assert policy.knobs == {"keep_sink": 7}
+  config = stream_state.StreamConfig(decoder=testing.decoder_config())
+  params = testing.decoder_parameters(config.decoder)
+  state = stream_state.init(config, policy, params, knobs={"keep_sink": 3})
+  assert state.policy["keep_sink"].tolist() == [3]
+
+
+def test_the_same_combinator_twice_is_refused():
+  once = combinators.keep_sink(full_lib.full(), 4)
+  both = combinators.keep_recent(once, 4)
+  assert both.name == "full + keep_sink(4) + keep_recent(4)"
+  with pytest.raises(errors.InputError, match="already has keep_sink"):
+    combinators.keep_sink(both, 8)
