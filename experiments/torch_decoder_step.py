@@ -6,7 +6,7 @@
 
 Both take the weights and the cached keys and values of the JAX side, so that
 outputs can be compared before anything is timed. torch and transformers are
-imported by `load`, and only there.
+imported when a side is asked for, and not before.
 """
 
 import importlib
@@ -16,24 +16,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vrex_jax.benchmark import cell
+from vrex_jax.benchmark import timing
 from vrex_jax.errors import InputError
 from vrex_jax.models import config as config_lib
 from vrex_jax.models import rotary
 from vrex_jax.typing import Parameters
 
-__all__ = ["ATTENTION_FORMS", "SIDES", "Step", "load"]
+__all__ = ["SIDES", "check_installed", "contenders", "versions"]
 
-ATTENTION_FORMS = ("split", "masked", "eager")
-"""Ways to write past and chunk attention by hand; see `_attend`."""
+_FORMS = ("split", "masked", "eager")
 
 
-class Step(NamedTuple):
+class _Step(NamedTuple):
   """One way to compute the decoder step.
 
   Attributes:
-    name: side, with the attention form where there is a choice.
+    name: of the side, with the attention form where there is a choice.
     reset: forgets the chunk of the last step; not timed.
-    run: hidden f[B, T, D] of torch -> hidden after the final norm.
+    run: hidden f[B, T, D] -> hidden after the final norm, both torch.
   """
 
   name: str
@@ -41,32 +42,39 @@ class Step(NamedTuple):
   run: Callable[[Any], Any]
 
 
-class Steps(NamedTuple):
-  """All forms of one side, and how arrays get in and out.
+def check_installed(sides: Sequence[str]) -> None:
+  """Raises before any work when a side cannot be measured.
 
-  Attributes:
-    steps: at least one.
-    to_torch: numpy array -> tensor of the step's dtype.
-    to_numpy: tensor -> float32 array.
+  Raises:
+    InputError: an unknown side, or a package is missing.
   """
+  for side in sides:
+    if side not in SIDES:
+      raise InputError(
+        f"--against has {side!r}; it must be one of {', '.join(SIDES)}:"
+        " choose from these"
+      )
+    _import(side)
 
-  steps: Sequence[Step]
-  to_torch: Callable[[np.ndarray], Any]
-  to_numpy: Callable[[Any], np.ndarray]
+
+def versions(sides: Sequence[str]) -> dict[str, str]:
+  """Versions of the packages that sides use."""
+  names = {name for side in sides for name in _packages(side)}
+  return {name: importlib.import_module(name).__version__ for name in names}
 
 
-def load(
+def contenders(
   side: str,
   decoder: config_lib.DecoderConfig,
   params: Parameters,
   keys: np.ndarray,
   values: np.ndarray,
+  hidden: np.ndarray,
   *,
-  frame_tokens: int,
   dtype: str,
   threads: int,
-) -> Steps:
-  """Builds one side around a filled cache.
+) -> list[cell.Contender]:
+  """Every form of one side, around a filled cache.
 
   Args:
     side: a key of SIDES.
@@ -74,44 +82,56 @@ def load(
     params: the JAX decoder's parameters.
     keys: f[L, B, K, S, H], rotated, positions 0 … S - 1.
     values: f[L, B, K, S, H].
-    frame_tokens: T of every step.
+    hidden: f[B, T, D], input of every step.
     dtype: "float32" or "bfloat16".
     threads: torch's intra-op threads.
-
-  Returns:
-    The steps.
-
-  Raises:
-    InputError: torch or transformers is not installed.
   """
-  names = ("torch", "transformers") if side == "hf" else ("torch",)
-  try:
-    torch, *_ = [importlib.import_module(name) for name in names]
-  except ImportError as error:
-    raise InputError(
-      f"--against {side} needs {' and '.join(names)} ({error}): pip install"
-      " 'vrex_jax[parity]', or leave --against out"
-    ) from None
+  torch = _import(side)
   torch.set_num_threads(threads)
   wanted = getattr(torch, dtype)
   to_torch = lambda array: torch.tensor(
     np.asarray(array, np.float32), dtype=wanted
   )
-  to_numpy = lambda tensor: tensor.float().numpy()
-  weights = jax.tree.map(to_torch, params)
   with torch.inference_mode():
+    weights = jax.tree.map(to_torch, params)
+    frame = to_torch(hidden)
     steps = SIDES[side](
-      torch, decoder, weights, to_torch(keys), to_torch(values), frame_tokens
+      torch, decoder, weights, to_torch(keys), to_torch(values), frame.shape[1]
     )
-  return Steps(steps, to_torch, to_numpy)
+  return [_contender(torch, side, step, frame) for step in steps]
 
 
-def _inference(torch: Any, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
-  def guarded(hidden):
+def _packages(side: str) -> tuple[str, ...]:
+  return ("torch", "transformers") if side == "hf" else ("torch",)
+
+
+def _import(side: str) -> Any:
+  names = _packages(side)
+  try:
+    for name in names:
+      importlib.import_module(name)
+  except ImportError as error:
+    raise InputError(
+      f"--against {side} needs {' and '.join(names)} ({error}): pip install"
+      " 'vrex_jax[parity]', or leave --against out"
+    ) from None
+  return importlib.import_module("torch")
+
+
+def _contender(
+  torch: Any, side: str, step: _Step, frame: Any
+) -> cell.Contender:
+  last: list[Any] = [None]
+
+  def run():
     with torch.inference_mode():
-      return run(hidden)
+      last[0] = step.run(frame)
 
-  return guarded
+  return cell.Contender(
+    side,
+    timing.Runner(step.name, step.reset, run),
+    lambda: last[0].float().numpy(),
+  )
 
 
 def _hf_steps(
@@ -121,9 +141,9 @@ def _hf_steps(
   keys: Any,
   values: Any,
   frame_tokens: int,
-) -> list[Step]:
+) -> list[_Step]:
   """The model without its head, as a user of transformers would run it."""
-  del frame_tokens
+  del torch, frame_tokens
   transformers = importlib.import_module("transformers")
   transformers.logging.set_verbosity_error()
   model = _hf_model(transformers, decoder).eval().to(keys.dtype)
@@ -145,7 +165,7 @@ def _hf_steps(
     out = model(inputs_embeds=hidden, past_key_values=cache, use_cache=True)
     return out.last_hidden_state
 
-  return [Step("hf", reset, _inference(torch, run))]
+  return [_Step("hf", reset, run)]
 
 
 def _hf_model(transformers: Any, decoder: config_lib.DecoderConfig) -> Any:
@@ -197,7 +217,7 @@ def _hand_written_steps(
   keys: Any,
   values: Any,
   frame_tokens: int,
-) -> list[Step]:
+) -> list[_Step]:
   """One step for each attention form, over one shared cache."""
   functional = torch.nn.functional
   layers, batch, kv_heads, past, width = keys.shape
@@ -207,9 +227,7 @@ def _hand_written_steps(
   key_cache[:, :, :, :past] = keys
   value_cache[:, :, :, :past] = values
   tables = _rotary_tables(torch, decoder, past, frame_tokens, keys.dtype)
-  fused = [
-    _fuse(torch, weights[f"layers_{layer}"]) for layer in range(layers)
-  ]
+  fused = [_fuse(torch, weights[f"layers_{layer}"]) for layer in range(layers)]
   norm_scale = weights["norm"]["scale"]
   attends = _attention_forms(torch, keys, frame_tokens, group)
   split_sizes = [heads * width, kv_heads * width, kv_heads * width]
@@ -245,9 +263,9 @@ def _hand_written_steps(
       return norm(hidden, norm_scale)
 
     # The chunk's slots are written again by every step: nothing to forget.
-    return Step(f"torch_sdpa/{form}", lambda: None, _inference(torch, run))
+    return _Step(f"torch_sdpa/{form}", lambda: None, run)
 
-  return [make(form) for form in ATTENTION_FORMS]
+  return [make(form) for form in _FORMS]
 
 
 def _fuse(torch: Any, layer: Any) -> dict[str, Any]:
@@ -336,7 +354,7 @@ def _attention_forms(
   return {"split": split, "masked": masked, "eager": eager}
 
 
-SIDES: dict[str, Callable[..., list[Step]]] = {
+SIDES: dict[str, Callable[..., list[_Step]]] = {
   "hf": _hf_steps,
   "torch_sdpa": _hand_written_steps,
 }

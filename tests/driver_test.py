@@ -4,7 +4,6 @@ Two small streams: `full`, recorded, in 48 slots, and two streams side by side
 under an evicting policy in 40.
 """
 
-import dataclasses
 import re
 
 import chex
@@ -195,26 +194,6 @@ def test_blocks_are_timed_and_counted(kept):
   assert reply.ttft_s > 0
   assert reply.tpot_s > 0
   assert set(kept.compile_s) == {"prompt", "frame", "question", "answer"}
-
-
-def test_a_stop_id_at_once_makes_an_empty_answer(kept):
-  run = feed(kept, begin(kept), frames_of(kept, 2))
-  _, free = driver_lib.ask(kept, run, question(kept, 2))
-  driver, run = testing.start(
-    dataclasses.replace(kept.config, record=False),
-    kept.policy,
-    kept.params,
-    block_frames=2,
-    max_tokens=MAX_TOKENS,
-    stop_ids=(free.tokens[0][0],),
-    stages=("frame", "question", "answer"),
-  )
-  run = feed(driver, run, frames_of(kept, 2))
-  run, reply = driver_lib.ask(driver, run, question(kept, 2), keep=True)
-  assert reply.tokens == [[]]
-  assert reply.stopped == [True]
-  assert np.isnan(reply.tpot_s)
-  assert run.cursor == 2 * LENGTH + 2
 
 
 PROMPT = ([1, 2, 3, 4], [5])

@@ -159,6 +159,25 @@ def test_padding_of_a_question_chunk_changes_nothing(scene, lengths):
   close(reply.logits, expected)
 
 
+def stopping(one, stop_ids):
+  """A one-token question that is answered with a stop id at once."""
+  questions = ([token] for token in range(64))
+  return next(
+    question for question in questions if not greedy(one, question, stop_ids)
+  )
+
+
+def test_an_answer_may_stop_before_its_first_token(scene):
+  questions = [stopping(one, scene.stop_ids) for one in scene.streams]
+  run = prefilled(scene)
+  begun = run.cursor
+  run, reply = driver_lib.ask(scene.driver, run, questions, keep=True)
+  assert reply.tokens == [[], [], []]
+  assert reply.stopped == [True, True, True]
+  assert np.isnan(reply.tpot_s)
+  assert run.cursor == begun + 1
+
+
 def stored(state):
   """Keys and values of live slots, zeros elsewhere: what a stream is."""
   cache = jax.tree.map(np.asarray, state.cache)

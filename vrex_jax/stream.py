@@ -37,6 +37,7 @@ __all__ = [
   "prefill_frame",
   "prefill_frames",
   "prefill_tokens",
+  "write_chunk",
 ]
 
 EmbedFrame = Callable[[Parameters, Array, Bool], tuple[Float, Bool]]
@@ -72,7 +73,7 @@ class Answer(NamedTuple):
   events: trace_lib.Event
 
 
-def _write(
+def write_chunk(
   policy: policy_lib.KVPolicy,
   state: stream_state.StreamState,
   outputs: list[layer_lib.LayerOutput],
@@ -82,7 +83,24 @@ def _write(
   stored: Bool,
   stage: str,
 ) -> tuple[stream_state.StreamState, policy_lib.Counts]:
-  """`policy.write` of every stream; counts i32[L, B, K]."""
+  """`policy.write` of every stream, once a chunk is in the cache.
+
+  Args:
+    policy: the policy.
+    state: the stream, the chunk committed and counted.
+    outputs: what each layer left, L of them.
+    context: of the chunk.
+    frame: i32[B, T], frame each token belongs to.
+    kind: i8[B, T], stage each token came in.
+    stored: b[B, T], tokens that are in the cache.
+    stage: static.
+
+  Returns:
+    The state, and the policy's counts i32[L, B, K].
+
+  Raises:
+    ValueError: the policy drops tokens and does not say so in its needs.
+  """
   stack = lambda pick: jnp.stack([pick(output) for output in outputs], axis=1)
   chunk = policy_lib.Chunk(
     k_rotated=stack(lambda output: output.key),
@@ -212,7 +230,7 @@ def prefill_chunk(
     seen=state.seen + new_tokens,
     frame=state.frame + is_frame,
   )
-  state, written = _write(
+  state, written = write_chunk(
     policy, state, outputs, context, frame, kind, stored, stage
   )
   counts = jax.tree.map(

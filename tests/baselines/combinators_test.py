@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def run(policy, recent_tokens=0):
   """Attended past tokens [F, L, K] and the last frame's output."""
   config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(),
+    decoder=testing.decoder_config(num_layers=1),
     capacity=100,
     frame_tokens=LENGTH,
     question_chunk=LENGTH,
@@ -54,7 +54,7 @@ SEEN = (LENGTH * np.arange(FRAMES)).reshape(-1, 1, 1)
 
 def test_sinks_are_the_first_tokens_of_the_stream():
   found = run(combinators.keep_sink(toys.nothing(), 7))
-  expected = np.broadcast_to(np.minimum(SEEN, 7), (FRAMES, 2, 2))
+  expected = np.broadcast_to(np.minimum(SEEN, 7), (FRAMES, 1, 2))
   np.testing.assert_array_equal(found.attended, expected)
 
 
@@ -78,7 +78,7 @@ def test_slots_of_another_part_are_not_attended_twice():
   policy = toys.nothing()._replace(select=select)
   found = run(combinators.keep_sink(policy, 4))
   # Sinks 0 … 3 and slots 1, 2, 4: five slots.
-  expected = np.broadcast_to(np.minimum(SEEN, 5), (FRAMES, 2, 2))
+  expected = np.broadcast_to(np.minimum(SEEN, 5), (FRAMES, 1, 2))
   np.testing.assert_array_equal(found.attended, expected)
 
 

@@ -57,7 +57,18 @@ CASES = list(cases())
 NAMES = [f"{policy.name}-G{group}" for policy, _, group in CASES]
 
 
+MADE = {}
+
+
 def make(policy, group_size):
+  """`_make`, once for each policy and group size."""
+  key = policy.name, group_size
+  if key not in MADE:
+    MADE[key] = _make(policy, group_size)
+  return MADE[key]
+
+
+def _make(policy, group_size):
   """Shapes, the step of one frame with and without jit, and its frames."""
   config = stream_state.StreamConfig(
     decoder=testing.decoder_config(group_size=group_size),
@@ -124,10 +135,16 @@ def trial(request, quick_compilation):
   del quick_compilation
   policy, easy, group_size = request.param
   made = make(policy, group_size)
-  made.easy, made.group_size = easy, group_size
-  made.outputs, made.counts, made.state = run(made, made.frames)
-  made.compilations = made.jitted._cache_size()
-  return made
+  outputs, counts, state = run(made, made.frames)
+  return types.SimpleNamespace(
+    **vars(made),
+    easy=easy,
+    group_size=group_size,
+    outputs=outputs,
+    counts=counts,
+    state=state,
+    compilations=made.jitted._cache_size(),
+  )
 
 
 def test_fifty_frames_are_compiled_once(trial):

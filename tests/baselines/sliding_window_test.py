@@ -13,10 +13,10 @@ from vrex_jax.baselines import sliding_window as sliding_window_lib
 LENGTH, BATCH, FRAMES = 5, 2, 210
 
 
-def run(policy, capacity, frames, prompt=None, **changes):
+def run(policy, capacity, frames, prompt=None):
   """Outputs of every frame, and how often the cache was compacted."""
   config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(**changes),
+    decoder=testing.decoder_config(),
     batch=BATCH,
     capacity=capacity,
     frame_tokens=LENGTH,
@@ -93,22 +93,11 @@ def test_the_window_is_the_last_frames_and_the_prompt(
     one.extend(frames[0, row][:size])
     for index, frame in enumerate(frames):
       past = np.arange(len(one))
-      kept = past >= size + LENGTH * (index - window)
-      # The prompt belongs to no frame: it leaves once the window is full.
-      kept &= (past >= size) | keep_prompt | (index < window)
+      # The prompt counts as frame -1: it leaves when the window is full.
+      kept = past >= size + LENGTH * max(index - window, 0)
+      kept |= (past < size) & (keep_prompt or index < window)
       chosen = [[reference_lib.Part(past[kept])]] * config.num_heads
-      expected = one.extend(frame, lambda layer, query, c=chosen: c)
+      expected = one.extend(frame[row], lambda layer, query, c=chosen: c)
       np.testing.assert_allclose(outputs[index, row], expected, atol=2e-5)
       held = counts[index].past_held[:, row]
       np.testing.assert_array_equal(held, np.full((2, 2), kept.sum()))
-
-
-def test_positions_go_on_and_past_the_model_are_told(quick_compilation):
-  """Keys keep their positions: frame 6 ends at 35, the model at 32."""
-  del quick_compilation
-  policy = sliding_window_lib.sliding_window(frames=1)
-  _, _, overflow, _ = run(
-    policy, 24, FRAMES_OF_ALL[:8], max_position_embeddings=32
-  )
-  assert not np.any(overflow[:6])
-  assert np.all(overflow[6:])

@@ -145,8 +145,8 @@ def test_work_list_attention_is_dense_attention_over_each_set(
     LAYER,
   )
   keys = moved_keys(kind, stored, mask)
-  # Positions of 9000 in float32 turn a key by up to 1e-3 too much.
-  tolerance = 1e-5 if kind is None else 3e-3
+  # Angles at position 9000 are good to 1e-4 in float32.
+  tolerance = 1e-5 if kind is None else 1e-3
   close(
     found, dense(query, keys, per_row(VALUES[LAYER], rows), mask), tolerance
   )
@@ -392,7 +392,7 @@ def test_slot_mass_is_what_each_slot_received(rows):
     counts,
   )
   np.testing.assert_allclose(
-    found, dense_mass(query, keys, mask, lse, counts), rtol=5e-3, atol=1e-5
+    found, dense_mass(query, keys, mask, lse, counts), rtol=1e-3, atol=1e-5
   )
 
 
@@ -538,14 +538,15 @@ def test_gradients_agree_with_finite_differences():
 def test_numpy_arrays_are_taken_as_they_are():
   query, keys, values, mask = small_problem(2)
   words = np.asarray(bitmap.pack(jnp.asarray(mask)))
-  loss = lambda query_, attend: attend(query_).out.sum()
-  listed = lambda query_: attention.work_list_attention(
-    query_, keys, values, words, None, 1
-  )
   expected = dense(query, keys[1], values[1], mask)
-  close(listed(query), expected)
-  gradient = jax.grad(loss)(query, listed)
-  assert gradient.shape == query.shape
+  rotation = attention.KeyRotation(
+    np.arange(512, dtype=np.int32)[None], FREQUENCIES, None
+  )
+  attend = lambda turn: attention.work_list_attention(
+    query, keys, values, words, turn, 1
+  )
+  close(attend(None), expected)
+  assert np.all(np.isfinite(attend(rotation).out))
   close(
     attention.prefix_attention(query, keys, values, mask[:, 1], 512, 1),
     dense(query, keys[1], values[1], mask[:, 1:].repeat(2, 1)),

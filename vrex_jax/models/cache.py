@@ -255,30 +255,23 @@ def compact(cache: KVCache) -> tuple[KVCache, Int]:
   # A stable sort by "not kept" lists kept slots first, in time order.
   source = jnp.argsort(~kept, axis=-1, stable=True).astype(jnp.int32)
   sizes = jnp.sum(kept, axis=-1)
+
+  # Indexed by layer, stream and head: XLA copies the array if it is reshaped.
+  def move(row, array):
+    index = (row // (batch * heads), row // heads % batch, row % heads)
+    order = jax.lax.dynamic_slice(source, (*index, 0), (1, 1, 1, slots))
+    at, size = (*index, 0, 0), (1, 1, 1, *array.shape[3:])
+    head = jax.lax.dynamic_slice(array, at, size)[0, 0, 0, order[0, 0, 0]]
+    return jax.lax.dynamic_update_slice(array, head[None, None, None], at)
+
   rows = layers * batch * heads
-  flat_source = source.reshape(rows, slots)
-
-  def move(row, arrays):
-    order = jax.lax.dynamic_index_in_dim(flat_source, row, keepdims=False)
-    return tuple(
-      jax.lax.dynamic_update_index_in_dim(
-        array,
-        jax.lax.dynamic_index_in_dim(array, row, keepdims=False)[order],
-        row,
-        0,
-      )
-      for array in arrays
-    )
-
-  flat = tuple(
-    array.reshape(rows, slots, -1) for array in (cache.key, cache.value)
-  )
-  key, value = jax.lax.fori_loop(0, rows, move, flat)
+  key = jax.lax.fori_loop(0, rows, move, cache.key)
+  value = jax.lax.fori_loop(0, rows, move, cache.value)
   take = lambda array: jnp.take_along_axis(array, source, axis=-1)
   live = jnp.arange(slots).reshape(1, 1, 1, -1) < sizes[..., None]
   compacted = cache.replace(
-    key=key.reshape(cache.key.shape),
-    value=value.reshape(cache.value.shape),
+    key=key,
+    value=value,
     slots=SlotTable(
       valid=live,
       position=take(cache.slots.position),

@@ -1,0 +1,1 @@
+"""What a decoder step costs: plans, filled caches, races, rows, pictures."""
