@@ -312,9 +312,7 @@ def _contenders(setting: cell.Setting, sides: Sequence[str]):
 def _print(results: Sequence[cell.Measurement]) -> None:
   rows = [row for result in results for row in result.rows]
   print(rows_lib.table(rows))
-  print(
-    "\nms: CPU time, except wall. x/ours: CPU times, above 1 we are faster."
-  )
+  print("\nCPU time except for wall ms; ratios are of CPU times.")
   for result in results:
     for program in result.programs:
       print(

@@ -16,6 +16,7 @@ small model on two CPU cores, about a minute a frame block with
 import contextlib
 import pathlib
 import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -171,14 +172,21 @@ def _stream_all(model, policies, source, questions) -> list[session.Result]:
       total=source.expected,
       desc=policy.name,
       unit="frame",
+      ncols=shutil.get_terminal_size().columns,
       disable=not sys.stderr.isatty(),
     ) as bar:
       progress = session.Progress(
-        note=tqdm.tqdm.write, frames=bar.update, answer=_print_answer
+        note=tqdm.tqdm.write,
+        begin=bar.reset,
+        frames=bar.update,
+        answer=_print_answer,
       )
       result = session.stream_policy(model, policy, plan, progress)
     results.append(result)
     if result.interrupted:
+      left = [other.name for other in policies[len(results) :]]
+      if left:
+        print("not run: " + ", ".join(left))
       break
   return results
 
@@ -204,7 +212,8 @@ def _write(model, results: Sequence[session.Result], started: float) -> None:
   ]
   traces, arrays = {}, {}
   for index, result in enumerate(results):
-    suffix = "" if index == 0 else f"_{index}_{_slug(result.row['policy'])}"
+    name = f"_{index + 1}_{_slug(result.row['policy'])}"
+    suffix = "" if index == 0 else name
     traces[f"trace{suffix}.npz"] = result.trace
     if result.records:
       arrays[f"record{suffix}.npz"] = session_report.record_arrays(

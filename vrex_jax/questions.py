@@ -1,6 +1,7 @@
 """Questions asked while a stream runs: "12.5: what is happening?"."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,10 +42,11 @@ def parse_questions(texts: Sequence[str]) -> tuple[Question, ...]:
       time_s = float(before)
     except ValueError:
       time_s = math.nan
-    if not colon or not after.strip() or not 0.0 <= time_s < math.inf:
+    clock = re.match(r"\d\d:", after) is not None
+    if not colon or not after.strip() or not 0.0 <= time_s < math.inf or clock:
       raise InputError(
         f"--question is {text!r}; it must be 'seconds: text' with seconds from"
-        " 0 up: write for example '12.5: what is happening?'"
+        " 0 up, not minutes: write for example '83: what is happening?'"
       )
     questions.append(Question(time_s, after.strip()))
   return tuple(sorted(questions, key=lambda question: question.time_s))

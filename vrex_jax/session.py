@@ -37,11 +37,13 @@ class Progress(NamedTuple):
 
   Attributes:
     note: one line of text.
+    begin: everything is compiled, frames follow.
     frames: frames done since the last call.
     answer: a question, its answer as text, and the tokens of it.
   """
 
   note: Callable[[str], None]
+  begin: Callable[[], None]
   frames: Callable[[int], None]
   answer: Callable[[questions_lib.Question, str, int], None]
 
@@ -129,6 +131,7 @@ def _compile(
   size = model.config.image.size
   options = plan.options
   talk = ("question", "answer") if plan.questions else ()
+  opening = ("prompt",) if plan.text.prompt else ()
   driver = programs.compile_stream(
     plan.config,
     policy,
@@ -139,12 +142,13 @@ def _compile(
     block_frames=options.block_frames or 1,
     max_tokens=options.max_tokens,
     stop_ids=model.stop_ids,
-    stages=("prompt", "frame", *talk),
+    stages=(*opening, "frame", *talk),
   )
   times = ", ".join(
     f"{stage} {seconds:.1f} s" for stage, seconds in driver.compile_s.items()
   )
   progress.note(f"compiled {policy.name}: {times}")
+  progress.begin()
   return driver
 
 
@@ -240,9 +244,13 @@ def _run(
       run = ask_until(run, float("inf"))
     interrupted = stopped()
   if interrupted:
-    progress.note(f"interrupted after {run.frames} frames; results are kept")
+    progress.note(
+      f"interrupted after {run.frames} frames; what was done is being written"
+    )
   trace = driver_lib.finish_trace(driver, run)
-  vision_s = 0.0 if last is None else _time_vision(model, embed, last.pixels)
+  vision_s = None
+  if last is not None and not interrupted:
+    vision_s = _time_vision(model, embed, last.pixels)
   return Result(
     row=session_report.streaming_row(
       model, driver, run, trace, replies, decode_s, vision_s

@@ -37,7 +37,7 @@ def streaming_row(
   trace: trace_lib.StreamTrace,
   replies: Sequence[tuple[questions_lib.Question, driver_lib.Reply]],
   decode_s: Sequence[float],
-  vision_s: float,
+  vision_s: float | None,
 ) -> dict[str, Any]:
   """The streaming row of metrics.json."""
   config = driver.config
@@ -67,7 +67,7 @@ def streaming_row(
       "p95": float(np.percentile(steady, 95)) if steady else None,
       "first": per_frame[0] if per_frame else None,
     },
-    "vision_ms": 1e3 * vision_s,
+    "vision_ms": None if vision_s is None else 1e3 * vision_s,
     "decode_ms": mean_ms(list(decode_s)),
     "compile_s": driver.compile_s,
     "ttft_ms": mean_ms([reply.ttft_s for _, reply in replies]),
