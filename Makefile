@@ -13,6 +13,8 @@ VENV ?= .venv
 PARITY_VENV ?= $(VENV)-parity
 RUNS ?= runs
 PYTEST_ARGS ?=
+# Most of a test's time is compilation, which uses one core.
+PYTEST_JOBS ?= 2
 
 comma := ,
 PIP_INSTALL = -m pip install -qq --disable-pip-version-check
@@ -45,7 +47,7 @@ demo: $(VENV)/hf+video.stamp
 	  --out $(RUNS)/demo
 
 test: $(VENV)/test.stamp
-	$(VENV)/bin/python -m pytest -m "not parity" $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "not parity" -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/test+lint.stamp
 	$(VENV)/bin/ruff check

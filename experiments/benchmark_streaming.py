@@ -144,6 +144,8 @@ def _check(settings: dict[str, Any]) -> list[policy_lib.KVPolicy]:
   if _OUT.value is not None:
     record.check_folder(pathlib.Path(_OUT.value))
     plot.check_installed()
+  for plan in _plans(settings):
+    _model_config(plan)
   policies = policy_syntax.parse_policies(_POLICY.value)
   others = [policy for policy in policies if policy.name != "full"]
   if settings["forced_ratio"] and not others:
@@ -175,13 +177,16 @@ def _plans(settings: dict[str, Any]) -> list[plans.Plan]:
   ]
 
 
+def _model_config(plan: plans.Plan) -> config_lib.ModelConfig:
+  with_vision = plan.with_vision or _VIDEO.value is not None
+  return plans.model_config(
+    plan.shape, plan.frame_tokens, with_vision=with_vision
+  )
+
+
 def _model(plan: plans.Plan) -> tuple[config_lib.ModelConfig, Parameters]:
   """The model of a frame length and its random weights."""
-  model = plans.model_config(
-    plan.shape,
-    plan.frame_tokens,
-    with_vision=plan.with_vision or _VIDEO.value is not None,
-  )
+  model = _model_config(plan)
   kind = model_source.storage_dtype(plan.dtype)
   shapes = video_llm.parameter_shapes(model, kind)
   model_source.check_memory(

@@ -266,6 +266,35 @@ def test_selecting_all_by_query_head_is_full(quick_compilation):
     np.testing.assert_array_equal(by_head, 4 * attended)
 
 
+def step_of(policy):
+  """One frame under a policy, traced and not run."""
+  config = stream_state.StreamConfig(
+    decoder=testing.decoder_config(), frame_tokens=LENGTH
+  )
+  params = testing.decoder_parameters(config.decoder)
+  state = stream_state.init(config, policy, params)
+  frame = testing.hidden_frames(config, 1)[0]
+  return jax.eval_shape(
+    lambda state_, frame_: stream.prefill_frame(
+      config, policy, testing.embed_hidden, params, state_, frame_
+    ),
+    state,
+    frame,
+  )
+
+
+def selecting(part):
+  """`full` with another selection."""
+  counts = policy_lib.zero_counts((2,))
+  return full_lib.full()._replace(
+    select=lambda state, view, layer, queries, stage: (
+      policy_lib.Selection(parts=(part,)),
+      state,
+      counts,
+    )
+  )
+
+
 @pytest.mark.parametrize(
   ("part", "word"),
   [
@@ -276,24 +305,22 @@ def test_selecting_all_by_query_head_is_full(quick_compilation):
   ],
 )
 def test_a_rule_that_says_nothing_is_refused(part, word):
-  config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(), frame_tokens=LENGTH
-  )
-  params = testing.decoder_parameters(config.decoder)
-  policy = full_lib.full()._replace(
-    select=lambda state, view, layer, queries, stage: (
-      policy_lib.Selection(parts=(part,)),
-      state,
-      policy_lib.zero_counts((2,)),
-    )
-  )
-  state = stream_state.init(config, policy, params)
-  frame = testing.hidden_frames(config, 1)[0]
   with pytest.raises(ValueError, match=word):
-    jax.eval_shape(
-      lambda state_, frame_: stream.prefill_frame(
-        config, policy, testing.embed_hidden, params, state_, frame_
-      ),
-      state,
-      frame,
-    )
+    step_of(selecting(part))
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_set_for_other_rows_is_refused(rows):
+  """Two KV heads: one set for all, or one a query head, must be said."""
+  words = jnp.zeros((rows, 4608 // 32), jnp.uint32)
+  with pytest.raises(AssertionError, match="shape"):
+    step_of(selecting(policy_lib.Part(slots=words)))
+
+
+def test_dropping_tokens_without_saying_so_is_refused():
+  def write(state, view, chunk, stage):
+    counts = policy_lib.zero_counts(chunk.k_rotated.shape[:2])
+    return state, jnp.ones((2, 2, len(view.slots.valid)), bool), counts
+
+  with pytest.raises(ValueError, match=r"needs\.evicts is False"):
+    step_of(full_lib.full()._replace(write=write))

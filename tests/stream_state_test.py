@@ -169,6 +169,15 @@ def test_the_spec_names_every_chunk():
   assert spec.grid == (1, 5)
 
 
+@pytest.mark.parametrize(
+  ("hook", "said"),
+  [("move", "needs evicts and has no move"), ("feedback", "has no feedback")],
+)
+def test_a_policy_without_a_function_it_needs_is_refused(hook, said):
+  with pytest.raises(ValueError, match=said):
+    state_of(toys.h2o()._replace(**{hook: None}))
+
+
 def test_an_unknown_granularity_is_refused():
   policy = toys.nothing()._replace(needs=policy_lib.Needs(granularity="head"))
   with pytest.raises(ValueError, match="granularity is 'head'"):

@@ -7,6 +7,7 @@ chunk's own attention, and counts what was read.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -122,6 +123,9 @@ def _part_slots(
   """Every part's set, u32[B, A, S / 32]; recent slots join the first part."""
   per_row = lambda sets_: jnp.repeat(sets_, rows // sets_.shape[1], axis=1)
   live, recent = per_row(sets.live), per_row(sets.recent)
+  for part in parts:
+    if part.slots is not None:
+      chex.assert_shape(part.slots, live.shape)
   slots = [live if part.slots is None else part.slots & live for part in parts]
   held_elsewhere = jnp.zeros_like(live)
   for other in slots[1:]:

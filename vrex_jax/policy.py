@@ -55,6 +55,7 @@ __all__ = [
   "Spec",
   "View",
   "attend_all",
+  "check_hooks",
   "rows_of",
   "zero_counts",
 ]
@@ -288,6 +289,20 @@ def rows_of(needs: Needs, decoder: config_lib.DecoderConfig) -> int:
     f"granularity is {needs.granularity!r}; it must be kv or query: fix the"
     " policy's needs"
   )
+
+
+def check_hooks(policy: KVPolicy) -> None:
+  """Refuses a policy without a function that its needs call for.
+
+  Raises:
+    ValueError: it evicts without `move`, or wants mass without `feedback`.
+  """
+  for need, hook in (("evicts", "move"), ("mass", "feedback")):
+    if getattr(policy.needs, need) and getattr(policy, hook) is None:
+      raise ValueError(
+        f"policy {policy.name} needs {need} and has no {hook}; the driver calls"
+        f" it: write {hook}, if only to return the state"
+      )
 
 
 def attend_all() -> Selection:

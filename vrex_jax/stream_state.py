@@ -179,7 +179,11 @@ def init(
 
   Returns:
     StreamState with nothing in it. Allocates the cache; call outside jit.
+
+  Raises:
+    ValueError: the policy lacks a function that its needs call for.
   """
+  policy_lib.check_hooks(policy)
   decoder = config.decoder
   knobs = policy.knobs if knobs is None else knobs
   one = policy.init(spec_of(config), params, knobs, sample)
