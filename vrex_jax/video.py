@@ -106,7 +106,7 @@ def read_frames(
       " the whole video"
     )
   frames = _read(os.fspath(source), fps, max_frames, loop)
-  return _resume(next(frames), frames)
+  return _Resumed(next(frames), frames)
 
 
 def probe(source: str | os.PathLike[str]) -> VideoInfo:
@@ -140,11 +140,30 @@ def probe(source: str | os.PathLike[str]) -> VideoInfo:
     )
 
 
-def _resume(
-  first: VideoFrame, rest: Generator[VideoFrame, None, None]
-) -> Generator[VideoFrame, None, None]:
-  yield first
-  yield from rest
+class _Resumed(Generator[VideoFrame, None, None]):
+  """A generator and the frame already taken from it.
+
+  Not a generator function: closing one that has not started would not close
+  the file.
+  """
+
+  def __init__(
+    self, first: VideoFrame, rest: Generator[VideoFrame, None, None]
+  ):
+    self._first: VideoFrame | None = first
+    self._rest = rest
+
+  def send(self, value: None) -> VideoFrame:
+    first, self._first = self._first, None
+    return self._rest.send(value) if first is None else first
+
+  def throw(self, *error: Any) -> VideoFrame:
+    self._first = None
+    return self._rest.throw(*error)
+
+  def close(self) -> None:
+    self._first = None
+    self._rest.close()
 
 
 def _read(
