@@ -270,15 +270,18 @@ def _measure_all(
           setting = _clip_setting(plan, model, params, pictures)
         else:
           setting = _random_setting(plan, model, params)
-        results.append(
-          cell.measure(
-            setting,
-            policies,
-            ratios=settings["forced_ratio"],
-            contenders=_contenders(setting, settings["against"]),
-            rounds=settings["rounds"],
-            report=bar.update,
-          )
+        result = cell.measure(
+          setting,
+          policies,
+          ratios=settings["forced_ratio"],
+          contenders=_contenders(setting, settings["against"]),
+          rounds=settings["rounds"],
+          report=bar.update,
+        )
+        results.append(result)
+        tqdm.tqdm.write(
+          f"measured {plan.cache_tokens} cached, T = {frame_tokens}:"
+          f" full {result.rows[0]['cpu_ms']:.1f} ms"
         )
   return results
 
@@ -365,6 +368,7 @@ def main(arguments: Sequence[str]) -> None:
     device = jax.devices()[0]
     print(f"device {device.platform} ({device.device_kind})")
     results = _measure_all(settings, policies)
+    print()
     _print(results)
     if _OUT.value is not None:
       _write(settings, results, started)

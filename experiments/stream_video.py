@@ -95,13 +95,18 @@ _LOOKAHEAD_QUERY = flags.DEFINE_enum(
   "lookahead_query", "own", ["own", "next"], "Query of a look-ahead selection."
 )
 _RECENT_TOKENS = flags.DEFINE_integer(
-  "recent_tokens", None, "Always attended; one frame by default.", lower_bound=0
+  "recent_tokens",
+  None,
+  "Always attended; one frame by default.",
+  lower_bound=0,
+  upper_bound=2**30,
 )
 _RESIDENT_TOKENS = flags.DEFINE_integer(
   "resident_tokens",
   None,
   "On the device; older slots count as fetched. All by default.",
   lower_bound=0,
+  upper_bound=2**30,
 )
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Storage of weights and cache."
@@ -137,6 +142,15 @@ def _check_flags() -> None:
     raise InputError(
       "--record is given without --out; record.npz needs a folder: add --out"
     )
+  if _OUT.value == "":
+    raise InputError("--out is empty; it must name a folder: try --out=runs/a")
+  if not 0.0 <= _TEMPERATURE.value < float("inf"):
+    raise InputError(
+      f"--temperature is {_TEMPERATURE.value:g}; it must be 0 (greedy) or a"
+      " positive number: try 0.7"
+    )
+  if _PROFILE.value is not None:
+    record.check_folder(pathlib.Path(_PROFILE.value), "--profile")
   if _OUT.value is not None:
     record.check_folder(pathlib.Path(_OUT.value))
 

@@ -12,6 +12,7 @@ import os
 import pathlib
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,8 @@ __all__ = [
 SCHEMA = 1
 """Version of metrics.json."""
 
+_PLACES = ("out", "profile", "compilation_cache")
+
 STREAMING_FIELDS = (
   "policy",
   "frames",
@@ -65,11 +68,16 @@ STREAMING_FIELDS = (
 def config_hash(config: Mapping[str, Any]) -> str:
   """First 16 hexadecimal digits of the SHA-256 of a configuration.
 
+  Settings that only say where files go do not count.
+
   Example:
     >>> config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
     True
   """
-  text = json.dumps(config, sort_keys=True, default=str)
+  computed = {
+    name: value for name, value in config.items() if name not in _PLACES
+  }
+  text = json.dumps(computed, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -124,15 +132,20 @@ def metrics(
   }
 
 
-def check_folder(out: pathlib.Path) -> None:
+def check_folder(out: pathlib.Path, flag: str = "--out") -> None:
   """Raises before the work when results could not be written.
 
   Raises:
     InputError: `out` is a file, or cannot be created or written.
   """
+  if out.is_symlink() and not out.exists():
+    raise InputError(
+      f"{flag} is {str(out)!r}, a link that leads nowhere; it must be a folder:"
+      " name another"
+    )
   if out.exists() and not out.is_dir():
     raise InputError(
-      f"--out is {str(out)!r}, which is a file; it must be a folder: name"
+      f"{flag} is {str(out)!r}, which is a file; it must be a folder: name"
       " another"
     )
   existing = out
@@ -140,8 +153,8 @@ def check_folder(out: pathlib.Path) -> None:
     existing = existing.parent
   if not existing.is_dir() or not os.access(existing, os.W_OK):
     raise InputError(
-      f"--out is {str(out)!r}, and {str(existing)!r} cannot be written to; name"
-      " a folder you may write"
+      f"{flag} is {str(out)!r}, and {str(existing)!r} cannot be written to:"
+      " name a folder you may write"
     )
 
 
@@ -232,13 +245,7 @@ def _command() -> str:
     script = script.resolve().relative_to(pathlib.Path.cwd())
   except ValueError:
     script = pathlib.Path(script.name)
-  return " ".join(["python", str(script), *map(_quoted, sys.argv[1:])])
-
-
-def _quoted(argument: str) -> str:
-  plain = argument.replace("-", "").replace("_", "").replace("=", "")
-  plain = plain.replace(".", "").replace("/", "").replace(",", "")
-  return argument if plain.isalnum() else f"'{argument}'"
+  return shlex.join(["python", str(script), *sys.argv[1:]])
 
 
 def _versions() -> dict[str, str]:
