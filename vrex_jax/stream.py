@@ -402,6 +402,11 @@ def prefill_tokens(
   final = jnp.max(jnp.where(valid, index, 0), axis=1)
   hidden = jnp.take_along_axis(hidden, final[:, None, None], axis=1)
   logits = module.apply(variables, hidden, method="head")[:, 0]
+  broken = jnp.any(~jnp.isfinite(logits), axis=-1) & jnp.any(valid, axis=-1)
+  bit = jnp.uint32(trace_lib.Overflow.NON_FINITE)
+  event = event._replace(
+    overflow=event.overflow | jnp.where(broken, bit, jnp.uint32(0))[None]
+  )
   return state, logits, event, record
 
 
