@@ -35,6 +35,7 @@ from vrex_jax import session
 from vrex_jax import session_plan
 from vrex_jax import session_report
 from vrex_jax import summary
+from vrex_jax import video
 from vrex_jax.errors import InputError
 
 _VIDEO = flags.DEFINE_string("video", None, "Video file or URL.")
@@ -63,7 +64,11 @@ _KEEP_QUESTIONS = flags.DEFINE_bool(
   "Questions and answers stay in the cache; otherwise each is undone.",
 )
 _QUESTION_CHUNK = flags.DEFINE_integer(
-  "question_chunk", 64, "Tokens of one prompt or question chunk.", lower_bound=1
+  "question_chunk",
+  64,
+  "Tokens of one prompt or question chunk; its scores grow with the square.",
+  lower_bound=1,
+  upper_bound=4096,
 )
 _MAX_TOKENS = flags.DEFINE_integer(
   "max_tokens", 64, "Longest answer, in tokens.", lower_bound=1
@@ -129,7 +134,10 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 def _settings() -> dict[str, Any]:
   """Every flag of this script, defaults included."""
   own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
-  return {flag.name: flag.value for flag in own}
+  settings = {flag.name: flag.value for flag in own}
+  if _CHECKPOINT.value is not None:
+    del settings["preset"]
+  return settings
 
 
 def _check_flags() -> None:
@@ -141,6 +149,11 @@ def _check_flags() -> None:
   if _RECORD.value and _OUT.value is None:
     raise InputError(
       "--record is given without --out; record.npz needs a folder: add --out"
+    )
+  if _CHECKPOINT.value is not None and _PRESET.present:
+    raise InputError(
+      f"--preset is {_PRESET.value} beside --checkpoint; a preset is the shape"
+      " of a random model and a checkpoint brings its own: give one of the two"
     )
   if _OUT.value == "":
     raise InputError("--out is empty; it must name a folder: try --out=runs/a")
@@ -264,6 +277,12 @@ def main(arguments: Sequence[str]) -> None:
     max_frames=_MAX_FRAMES.value,
     loop=_LOOP.value,
   )
+  if len(policies) > 1 and not video.opens_again(_VIDEO.value):
+    raise InputError(
+      f"--video is {_VIDEO.value}, a pipe, which can be read only once, and"
+      f" --policy names {len(policies)} policies: name one, or save the stream"
+      " to a file"
+    )
   if source.expected is not None:
     questions_lib.check_times(questions, source.expected / source.fps)
   command.use_compilation_cache(_COMPILATION_CACHE.value)

@@ -282,7 +282,7 @@ def test_loop_keeps_the_rhythm_when_fps_does_not_fit_the_length(tmp_path):
   assert numbers(frames) == [0, 2, 4, 6, 1, 3, 5, 0]
 
 
-# Rotation.
+# Turned and mirrored pictures.
 
 ONE = 1 << 16
 UPRIGHT_MATRIX = (ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30)
@@ -313,11 +313,25 @@ def write_with_matrix(path, matrix):
     ((0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30), (64, 48), "top right"),
     ((-ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30), (48, 64), "bottom right"),
     ((0, -ONE, 0, ONE, 0, 0, 0, 0, 1 << 30), (64, 48), "bottom left"),
+    ((-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30), (48, 64), "top right"),
+    ((ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30), (48, 64), "bottom left"),
+    ((0, ONE, 0, ONE, 0, 0, 0, 0, 1 << 30), (64, 48), "top left"),
+    ((0, -ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30), (64, 48), "bottom right"),
     ((0,) * 9, (48, 64), "top left"),
   ],
-  ids=["none", "clockwise", "half", "counter-clockwise", "broken"],
+  ids=[
+    "none",
+    "clockwise",
+    "half",
+    "counter-clockwise",
+    "mirrored across",
+    "mirrored down",
+    "transposed",
+    "transposed, half",
+    "broken",
+  ],
 )
-def test_rotation_is_applied(tmp_path, matrix, size, corner):
+def test_the_display_matrix_is_applied(tmp_path, matrix, size, corner):
   path = write_with_matrix(tmp_path / "a.mp4", matrix)
   info = video.probe(path)
   assert (info.height, info.width) == size

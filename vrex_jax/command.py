@@ -61,6 +61,8 @@ def _parse(arguments: Sequence[str]) -> list[str]:
     return flags.FLAGS(list(arguments))
   except flags.Error as error:
     return _fail(f"{error}: see --help")
+  except SystemExit:  # absl leaves with 1 after --help
+    sys.exit(0)
 
 
 def _fail(sentence: str) -> list[str]:

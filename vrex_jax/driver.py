@@ -155,7 +155,9 @@ def feed_frames(
     The run after them.
 
   Raises:
-    InputError: the cache has no room; nothing of the block is stored.
+    InputError: the cache has no room; nothing of the block is stored. Earlier
+      blocks of the same call have used up `run`: to keep them, feed one block
+      a call.
   """
   size = driver.block_frames
   for begin in range(0, len(frames), size):

@@ -89,9 +89,11 @@ class Needs:
       query head, A = N).
     evicts: drops tokens for good; slot metadata is then per layer and head.
     mass: wants attention mass through `feedback`.
-    all_keys: `select` reads every key.
-    weights: `init` reads model parameters.
-    sample: `init` reads recorded queries and keys.
+    all_keys: `select` reads every key. A statement for out-of-core use; the
+      driver here holds all keys and does not look at it.
+    weights: `init` reads model parameters; likewise a statement.
+    sample: `init` reads recorded queries and keys, and has to be given them:
+      `stream_state.init` takes them, the experiments do not yet.
     prefetches: selections carry `prefetch`, the slots wanted next step.
     reindexes: scores with positions inside the kept set, so that the stream
       may outgrow the model's position range.
@@ -255,7 +257,8 @@ class KVPolicy(NamedTuple):
     write: (state, view, chunk, stage) -> state, keep b[L, K, S] | None,
       Counts[L, K].
     feedback: (state, layer, mass f32[A, S], stage) -> state.
-    groups: (state, layer) -> i32[K, S], placement unit of every slot.
+    groups: (state, layer) -> i32[K, S], placement unit of every slot; for the
+      analysis of runs, not called by the driver.
     move: (state, source i32[L, K, S]) -> state, after compaction: slot s now
       holds what slot source[..., s] held.
   """

@@ -11,7 +11,7 @@ import ast
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from vrex_jax import policy as policy_lib
@@ -102,7 +102,8 @@ def _call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
       return node.id, [], {}
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
       raise SyntaxError
-    if any(keyword.arg is None for keyword in node.keywords):
+    given = [word.arg for word in node.keywords]
+    if None in given or len(set(given)) < len(given):
       raise SyntaxError
     return (
       node.func.id,
@@ -112,7 +113,7 @@ def _call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
   except (SyntaxError, ValueError) as error:
     raise InputError(
       f"--policy has {text.strip()!r}; a policy is written name or"
-      " name(argument=value, …): check brackets and commas"
+      " name(argument=value, …), each argument once: check brackets and commas"
     ) from error
 
 
@@ -124,15 +125,18 @@ def _known(registry: Mapping[str, str]) -> str:
   return ", ".join(sorted(registry))
 
 
+def _hint(name: str, known: Iterable[str]) -> str:
+  close = difflib.get_close_matches(name, known, n=1)
+  return f" (did you mean {close[0]}?)" if close else ""
+
+
 def _factory(
   registry: Mapping[str, str], name: str, what: str
 ) -> Callable[..., policy_lib.KVPolicy]:
   if name not in registry:
-    close = difflib.get_close_matches(name, registry, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
     raise InputError(
-      f"{name!r} is not a known {what}{hint}; the known ones are"
-      f" {_known(registry)}"
+      f"{name!r} is not a known {what}{_hint(name, registry)}; the known ones"
+      f" are {_known(registry)}"
     )
   module, attribute = registry[name].split(":")
   return getattr(importlib.import_module(module), attribute)
@@ -145,8 +149,8 @@ def _check_arguments(factory, name, positional, named, *, skip) -> None:
   listed = ", ".join(allowed) or "none"
   if unknown:
     raise InputError(
-      f"{name} has no argument {unknown[0]!r}; it takes {listed}: remove or"
-      " rename it"
+      f"{name} has no argument {unknown[0]!r}{_hint(unknown[0], allowed)}; it"
+      f" takes {listed}: remove or rename it"
     )
   try:
     inspect.signature(factory).bind(*[None] * skip, *positional, **named)

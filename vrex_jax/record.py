@@ -1,10 +1,13 @@
 """The one schema of a run folder: config, metrics, tables, traces.
 
 A run folder is written at the end of a run, all files together: they are made
-in a folder beside it and moved in, so that a failure leaves nothing behind.
+in a hidden folder inside it and moved out, so that a failure leaves nothing
+behind.
 """
 
+import contextlib
 import csv
+import functools
 import hashlib
 import json
 import math
@@ -43,6 +46,7 @@ SCHEMA = 1
 """Version of metrics.json."""
 
 _PLACES = ("out", "profile", "compilation_cache")
+_ALWAYS = ("config.toml", "metrics.json", "frames.csv", "trace.npz")
 
 STREAMING_FIELDS = (
   "policy",
@@ -135,9 +139,30 @@ def metrics(
 def check_folder(out: pathlib.Path, flag: str = "--out") -> None:
   """Raises before the work when results could not be written.
 
+  A folder is made and removed where the results will be, or where their
+  folder will: permissions alone do not tell.
+
+  Args:
+    out: the folder; need not exist.
+    flag: the flag that named it, for the message.
+
   Raises:
-    InputError: `out` is a file, or cannot be created or written.
+    InputError: `out` is a file, holds a folder under the name of a result, or
+      cannot be created or written.
   """
+  try:
+    _check_kind(out, flag)
+    existing = out
+    while not existing.exists():
+      existing = existing.parent
+    pathlib.Path(tempfile.mkdtemp(prefix=".run-", dir=existing)).rmdir()
+  except (OSError, ValueError) as error:
+    raise _unwritable(out, error, flag) from error
+
+
+def _check_kind(
+  out: pathlib.Path, flag: str, names: Sequence[str] = _ALWAYS
+) -> None:
   if out.is_symlink() and not out.exists():
     raise InputError(
       f"{flag} is {str(out)!r}, a link that leads nowhere; it must be a folder:"
@@ -148,14 +173,24 @@ def check_folder(out: pathlib.Path, flag: str = "--out") -> None:
       f"{flag} is {str(out)!r}, which is a file; it must be a folder: name"
       " another"
     )
-  existing = out
-  while not existing.exists():
-    existing = existing.parent
-  if not existing.is_dir() or not os.access(existing, os.W_OK):
+  taken = [name for name in names if (out / name).is_dir()]
+  if taken:
     raise InputError(
-      f"{flag} is {str(out)!r}, and {str(existing)!r} cannot be written to:"
-      " name a folder you may write"
+      f"{flag} is {str(out)!r}, where {taken[0]} is a folder; a file of that"
+      " name is written there: name another folder"
     )
+
+
+def _unwritable(
+  out: pathlib.Path, error: Exception, flag: str = "--out"
+) -> InputError:
+  if isinstance(error, InputError):
+    return error
+  reason = getattr(error, "strerror", None) or str(error)
+  return InputError(
+    f"{flag} is {str(out)!r}, which cannot be written ({reason}); results need"
+    " a folder that can be created: name another"
+  )
 
 
 def write_folder(
@@ -180,30 +215,70 @@ def write_folder(
     arrays: file name -> named arrays, as npz.
     others: file name -> function that writes the file at a path (plots).
 
+  Files that an earlier run left there (`files` of its metrics.json) and this
+  one does not write are removed: a folder holds one run.
+
   Returns:
     Paths of the files written.
+
+  Raises:
+    InputError: the folder cannot be written; it is left as it was.
   """
-  out.parent.mkdir(parents=True, exist_ok=True)
-  staging = pathlib.Path(tempfile.mkdtemp(prefix=".run-", dir=out.parent))
+  missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+  writers: dict[str, Callable[[pathlib.Path], None]] = {
+    "config.toml": lambda path: _write_text(path, tomli_w.dumps(_tidy(config))),
+  }
+  for name, rows in tables.items():
+    writers[name] = functools.partial(_write_csv, rows=rows)
+  for name, trace in (traces or {}).items():
+    writers[name] = functools.partial(trace_lib.save, trace)
+  for name, named in (arrays or {}).items():
+    writers[name] = functools.partial(_write_arrays, named=named)
+  writers.update(others or {})
+  names = sorted([*writers, "metrics.json"])
+  text = json.dumps(
+    _finite({**metrics_object, "files": names}), indent=2, allow_nan=False
+  )
+  writers["metrics.json"] = lambda path: _write_text(path, text + "\n")
   try:
-    (staging / "config.toml").write_text(tomli_w.dumps(_tidy(config)))
-    text = json.dumps(_finite(metrics_object), indent=2, allow_nan=False)
-    (staging / "metrics.json").write_text(text + "\n")
-    for name, rows in tables.items():
-      _write_csv(staging / name, rows)
-    for name, trace in (traces or {}).items():
-      trace_lib.save(trace, staging / name)
-    for name, named in (arrays or {}).items():
-      np.savez_compressed(staging / name, **named)  # type: ignore[arg-type]
-    for name, write in (others or {}).items():
-      write(staging / name)
-    out.mkdir(exist_ok=True)
-    written = []
-    for path in sorted(staging.iterdir()):
-      written.append(path.replace(out / path.name))
-    return written
-  finally:
-    shutil.rmtree(staging, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    staging = pathlib.Path(tempfile.mkdtemp(prefix=".run-", dir=out))
+    try:
+      for name in names:
+        writers[name](staging / name)
+      _check_kind(out, "--out", names)
+      stale = _earlier_files(out) - set(names)
+      written = [(staging / name).replace(out / name) for name in names]
+    finally:
+      shutil.rmtree(staging, ignore_errors=True)
+  except BaseException as error:
+    for folder in missing:
+      with contextlib.suppress(OSError):
+        folder.rmdir()
+    if isinstance(error, OSError):
+      raise _unwritable(out, error) from error
+    raise
+  for name in stale:
+    (out / name).unlink(missing_ok=True)
+  return written
+
+
+def _earlier_files(out: pathlib.Path) -> set[str]:
+  """Files that the run in this folder says it wrote."""
+  try:
+    files = json.loads((out / "metrics.json").read_text())["files"]
+    plain = [name for name in files if pathlib.PurePath(name).name == name]
+  except (OSError, ValueError, KeyError, TypeError):
+    return set()
+  return {name for name in plain if (out / name).is_file()}
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+  path.write_text(text, encoding="utf-8")
+
+
+def _write_arrays(path: pathlib.Path, named: Mapping[str, np.ndarray]) -> None:
+  np.savez_compressed(path, **named)  # type: ignore[arg-type]
 
 
 def _write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -211,7 +286,13 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(rows[0]) if rows else []
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+      {
+        name: "" if _finite(cell) is None else cell
+        for name, cell in row.items()
+      }
+      for row in rows
+    )
 
 
 def _tidy(value: Any) -> Any:

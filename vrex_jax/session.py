@@ -25,6 +25,7 @@ from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import trace as trace_lib
 from vrex_jax import video
+from vrex_jax.errors import InputError
 from vrex_jax.models import checkpoint as checkpoint_lib
 from vrex_jax.models import video_llm
 from vrex_jax.typing import Frame
@@ -202,6 +203,7 @@ def _run(
   def flush(run):
     if not block:
       return run
+    _check_length(driver, plan, run.frames + len(block))
     pixels = np.stack([sample.pixels for sample in block])[:, None]
     times = [sample.time_s for sample in block]
     run = driver_lib.feed_frames(driver, run, pixels, times)
@@ -261,6 +263,22 @@ def _run(
     capacity=plan.config.capacity,
     interrupted=interrupted,
   )
+
+
+def _check_length(
+  driver: programs.Driver, plan: session_plan.Plan, frames: int
+) -> None:
+  """Refuses frames past the declared end that the cache was planned for."""
+  expected = plan.source.expected
+  if expected is None or frames <= expected or driver.policy.needs.evicts:
+    return
+  if plan.options.capacity is None:
+    raise InputError(
+      f"--video {plan.source.path} goes on after the"
+      f" {expected / plan.source.fps:g} s that it declares, for which the cache"
+      f" of {plan.config.capacity} slots was planned: give --max_frames"
+      f" {expected}, or a larger --capacity"
+    )
 
 
 def _time_vision(

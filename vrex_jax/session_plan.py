@@ -133,6 +133,8 @@ def find_source(
 ) -> Source:
   """Opens a video once, to learn whether and where it ends.
 
+  A pipe is not opened, since it can be read only once: it counts as live.
+
   Args:
     path: file or URL.
     fps: samples per second of video.
@@ -144,7 +146,13 @@ def find_source(
       video (`video.probe`).
   """
   source = Source(path=path, fps=fps, max_frames=max_frames, loop=loop)
-  duration_s = video.probe(path).duration_s
+  opens_again = video.opens_again(path)
+  if loop and not opens_again:
+    raise InputError(
+      f"--video is {path}, a pipe, which can be read only once, and --loop"
+      " starts it again: leave out --loop or save the stream to a file"
+    )
+  duration_s = video.probe(path).duration_s if opens_again else None
   if loop or duration_s is None:
     expected = max_frames
   else:

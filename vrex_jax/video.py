@@ -11,6 +11,7 @@ as coded: pixels that are not square stay so.
 import itertools
 import math
 import os
+import stat
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from vrex_jax import video_file
 from vrex_jax.errors import InputError
 from vrex_jax.typing import Frame
 
-__all__ = ["VideoFrame", "VideoInfo", "probe", "read_frames"]
+__all__ = ["VideoFrame", "VideoInfo", "opens_again", "probe", "read_frames"]
 
 
 class VideoFrame(NamedTuple):
@@ -138,6 +139,26 @@ def probe(source: str | os.PathLike[str]) -> VideoInfo:
       height=height,
       frames=file.stream.frames or None,
     )
+
+
+def opens_again(source: str | os.PathLike[str]) -> bool:
+  """Whether a source can be opened a second time and says the same again.
+
+  Not so for pipes: what was read is gone.
+
+  Args:
+    source: path, or URL that PyAV opens.
+
+  Example:
+    >>> opens_again("clip.mp4"), opens_again("pipe:0")
+    (True, False)
+  """
+  source = os.fspath(source)
+  try:
+    kind = os.stat(source).st_mode
+  except (OSError, ValueError):
+    return not source.startswith(("pipe:", "fd:"))
+  return stat.S_ISREG(kind) or stat.S_ISDIR(kind)
 
 
 class _Resumed(Generator[VideoFrame, None, None]):

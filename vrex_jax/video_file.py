@@ -183,18 +183,41 @@ def open_video(source: str) -> Iterator[VideoFile]:
 
 
 def upright(picture: Any) -> Frame:
-  """A picture as an array, turned as its file asks, in quarter turns.
+  """A picture as an array, turned and mirrored as its file asks.
+
+  The file's display matrix takes a coded point (x, y) to (a x + c y, b x + d y)
+  on the screen. It is brought to the nearest of the eight ways to lay down a
+  picture: across or upright, each side mirrored or not.
 
   Args:
     picture: PyAV's video frame, any pixel format.
 
   Returns:
-    u8[height, width, 3], RGB. Mirroring is not applied.
+    u8[height, width, 3], RGB.
   """
   pixels = picture.to_ndarray(format="rgb24")
-  # Degrees counter-clockwise; senseless where the display matrix is broken.
-  degrees = picture.rotation if abs(picture.rotation) <= 180 else 0
-  return np.ascontiguousarray(np.rot90(pixels, round(degrees / 90)))
+  a, b, c, d = _display_matrix(picture)
+  across, down = a, d
+  if abs(b) + abs(c) > abs(a) + abs(d):
+    pixels, across, down = pixels.swapaxes(0, 1), c, b
+  if across < 0:
+    pixels = pixels[:, ::-1]
+  if down < 0:
+    pixels = pixels[::-1]
+  return np.ascontiguousarray(pixels)
+
+
+def _display_matrix(picture: Any) -> tuple[int, int, int, int]:
+  """The turning part (a, b, c, d) of a picture's display matrix.
+
+  Nine 32-bit numbers by rows: a b u / c d v / x y w.
+  """
+  av = _import_av()
+  data = picture.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+  if data is None or len(bytes(data)) != 36:
+    return 1, 0, 0, 1
+  a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
+  return a, b, c, d
 
 
 def _import_av() -> Any:

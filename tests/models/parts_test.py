@@ -80,3 +80,17 @@ def test_broken_files_say_what_is_wrong(text, said, tmp_path):
 def test_an_absent_file_is_named(tmp_path):
   with pytest.raises(InputError, match=r"a\.toml does not exist"):
     parts_lib.read_parts(tmp_path / "a.toml")
+
+
+def test_all_parts_that_do_not_exist_are_named_at_once(tmp_path):
+  parts = _read(tmp_path, MINIMAL.replace("/models/llama", "llama"))
+  (tmp_path / "siglip").mkdir()
+  with pytest.raises(InputError) as caught:
+    parts_lib.check_paths(parts)
+  message = str(caught.value)
+  assert "llama" in message
+  assert "c.safetensors" in message
+  assert "siglip" not in message
+  (tmp_path / "llama").mkdir()
+  (tmp_path / "c.safetensors").touch()
+  parts_lib.check_paths(parts)

@@ -85,6 +85,11 @@ def load(path: str | pathlib.Path, *, dtype: str = "float32") -> Checkpoint:
     InputError: anything about the files that keeps the model from being what
       its configuration says; nothing has been read then.
   """
+  if not str(path):
+    raise InputError(
+      "--checkpoint is empty; it must be a Hugging Face directory or a .toml of"
+      " parts: leave it out for random weights"
+    )
   path = pathlib.Path(path)
   kind = _parameter_dtype(dtype)
   if path.suffix == ".toml":
@@ -147,6 +152,7 @@ def load_decoder(
 
 
 def _load_parts(parts: parts_lib.Parts, dtype: np.dtype) -> Checkpoint:
+  parts_lib.check_paths(parts)
   tokenizer = tokenizer_lib.load_tokenizer(parts.decoder)
   adapter = lora.read_adapter(parts.adapter) if parts.adapter else None
   entries = _part_entries(parts, adapter)

@@ -26,7 +26,7 @@ from typing import Any
 
 from vrex_jax.errors import InputError
 
-__all__ = ["Parts", "read_parts"]
+__all__ = ["Parts", "check_paths", "read_parts"]
 
 # section -> key -> type
 _KEYS: dict[str, dict[str, type]] = {
@@ -128,6 +128,29 @@ def read_parts(path: pathlib.Path) -> Parts:
       " VideoLLM-Online has 3"
     )
   return parts
+
+
+def check_paths(parts: Parts) -> None:
+  """Refuses parts that are not there, all in one sentence.
+
+  Raises:
+    InputError: a directory or file that is named does not exist.
+  """
+  missing = [
+    f"{part} {named}"
+    for part, named, found in (
+      ("vision", parts.vision, parts.vision.is_dir()),
+      ("decoder", parts.decoder, parts.decoder.is_dir()),
+      ("connector", parts.connector, (parts.connector or parts.path).is_file()),
+      ("adapter", parts.adapter, (parts.adapter or parts.path.parent).is_dir()),
+    )
+    if not found
+  ]
+  if missing:
+    raise InputError(
+      f"{parts.path} names what does not exist: {', '.join(missing)}; paths are"
+      " relative to the TOML file: correct them"
+    )
 
 
 def _check_keys(raw: dict[str, Any], path: pathlib.Path) -> None:

@@ -421,6 +421,11 @@ def main(argv: Sequence[str]) -> int:
       width=values.width,
       height=values.height,
     )
+    if os.path.exists(values.out):
+      raise InputError(
+        f"--out {values.out} exists already, and nothing is overwritten: name"
+        " another file or remove it"
+      )
     frames, events = render_scene(config, values.seed)
     write_mp4(values.out, frames, config.fps)
   except InputError as error:
