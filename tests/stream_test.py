@@ -5,6 +5,7 @@ explicit list of past tokens. Prompts and questions differ in length between
 streams, so that padding, holes and the shared cursor are always in play.
 """
 
+import dataclasses
 import types
 
 import chex
@@ -397,3 +398,28 @@ def test_a_value_that_is_not_finite_is_told_for_its_stream(scene):
   (sentence,) = trace_lib.check(trace)
   assert "frame 2, layer 0, stream 1" in sentence
   assert "checkpoint" in sentence
+
+
+def test_logits_that_are_not_finite_are_told_where_a_stream_has_tokens(scene):
+  """A broken head alone: hidden states are finite, and frames have no head."""
+  decoder = dict(scene.params["decoder"])
+  decoder["lm_head"] = jax.tree.map(
+    lambda leaf: leaf.at[..., 7].set(jnp.nan), decoder["lm_head"]
+  )
+  params = {**scene.params, "decoder": decoder}
+  broken = dataclasses.replace(scene.driver, params=params)
+  for driver, wrong in ((scene.driver, False), (broken, True)):
+    run = driver_lib.feed_text(driver, begin(scene), PROMPTS)
+    run = driver_lib.feed_frames(driver, run, scene.frames[:4], np.arange(4))
+    run, _ = driver_lib.ask(driver, run, QUESTIONS)
+    trace = driver_lib.finish_trace(driver, run)
+    told = trace.overflow == trace_lib.Overflow.NON_FINITE
+    text = trace.stage != trace_lib.STAGES.index("frame")
+    has_tokens = trace.counts["chunk_tokens"][:, :, :, 0] > 0
+    assert not np.all(has_tokens[text])  # some streams are padded
+    np.testing.assert_array_equal(
+      told, wrong & text[:, None, None] & has_tokens
+    )
+    sentences = trace_lib.check(trace)
+    assert len(sentences) == int(wrong)
+    assert all("not finite" in sentence for sentence in sentences)

@@ -136,33 +136,47 @@ def metrics(
   }
 
 
-def check_folder(out: pathlib.Path, flag: str = "--out") -> None:
+def check_folder(
+  out: pathlib.Path, flag: str = "--out", names: Sequence[str] = _ALWAYS
+) -> None:
   """Raises before the work when results could not be written.
 
-  A folder is made and removed where the results will be, or where their
-  folder will: permissions alone do not tell.
+  The folder is made, one is made in it, and both are removed again: neither
+  permissions nor names tell what a file system takes.
 
   Args:
     out: the folder; need not exist.
     flag: the flag that named it, for the message.
+    names: of the results.
 
   Raises:
     InputError: `out` is a file, holds a folder under the name of a result, or
       cannot be created or written.
   """
+  missing: list[pathlib.Path] = []
   try:
-    _check_kind(out, flag)
-    existing = out
-    while not existing.exists():
-      existing = existing.parent
-    pathlib.Path(tempfile.mkdtemp(prefix=".run-", dir=existing)).rmdir()
+    _check_kind(out, flag, names)
+    missing = _missing_folders(out)
+    out.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(tempfile.mkdtemp(prefix=".run-", dir=out)).rmdir()
   except (OSError, ValueError) as error:
     raise _unwritable(out, error, flag) from error
+  finally:
+    _remove_empty(missing)
 
 
-def _check_kind(
-  out: pathlib.Path, flag: str, names: Sequence[str] = _ALWAYS
-) -> None:
+def _missing_folders(out: pathlib.Path) -> list[pathlib.Path]:
+  """The folder and those above it that are yet to be made, innermost first."""
+  return [folder for folder in (out, *out.parents) if not folder.exists()]
+
+
+def _remove_empty(folders: Sequence[pathlib.Path]) -> None:
+  for folder in folders:
+    with contextlib.suppress(OSError, ValueError):
+      folder.rmdir()
+
+
+def _check_kind(out: pathlib.Path, flag: str, names: Sequence[str]) -> None:
   if out.is_symlink() and not out.exists():
     raise InputError(
       f"{flag} is {str(out)!r}, a link that leads nowhere; it must be a folder:"
@@ -224,7 +238,6 @@ def write_folder(
   Raises:
     InputError: the folder cannot be written; it is left as it was.
   """
-  missing = [folder for folder in (out, *out.parents) if not folder.exists()]
   writers: dict[str, Callable[[pathlib.Path], None]] = {
     "config.toml": lambda path: _write_text(path, tomli_w.dumps(_tidy(config))),
   }
@@ -240,21 +253,20 @@ def write_folder(
     _finite({**metrics_object, "files": names}), indent=2, allow_nan=False
   )
   writers["metrics.json"] = lambda path: _write_text(path, text + "\n")
+  check_folder(out, names=names)
+  missing = _missing_folders(out)
   try:
     out.mkdir(parents=True, exist_ok=True)
     staging = pathlib.Path(tempfile.mkdtemp(prefix=".run-", dir=out))
     try:
       for name in names:
         writers[name](staging / name)
-      _check_kind(out, "--out", names)
       stale = _earlier_files(out) - set(names)
       written = [(staging / name).replace(out / name) for name in names]
     finally:
       shutil.rmtree(staging, ignore_errors=True)
   except BaseException as error:
-    for folder in missing:
-      with contextlib.suppress(OSError):
-        folder.rmdir()
+    _remove_empty(missing)
     if isinstance(error, OSError):
       raise _unwritable(out, error) from error
     raise

@@ -1,0 +1,141 @@
+"""How a script ends: exit codes, one sentence, or a traceback."""
+
+import jax
+import pytest
+
+from tests import scripts
+from vrex_jax import command
+
+SCRIPT = """
+from absl import flags
+from absl import logging
+
+from vrex_jax import command
+from vrex_jax.errors import InputError
+
+_HOW = flags.DEFINE_enum("how", "well", ["well", "badly", "broken"], "Ending.")
+_COUNT = flags.DEFINE_integer("count", 1, "A number.", lower_bound=1)
+
+
+def main(arguments):
+  logging.info("a log line")
+  print(len(arguments), _HOW.value, _COUNT.value)
+  if _HOW.value == "badly":
+    raise InputError("--how is badly; it must be well: try --how=well")
+  if _HOW.value == "broken":
+    raise ValueError("a defect")
+
+
+command.run(main)
+"""
+
+ENDINGS = {
+  "good": ["--how=well", "--count=3"],
+  "plain": [],
+  "verbose": ["--verbosity=0"],
+  "help": ["--help"],
+  "input error": ["--how=badly"],
+  "defect": ["--how=broken"],
+}
+
+BAD_FLAGS = {
+  "unknown": (["--hwo=well"], "hwo"),
+  "not one of": (["--how=fast"], "<well|badly|broken>"),
+  "out of bounds": (["--count=0"], "count"),
+  "no number": (["--count=many"], "many"),
+  "no value": (["--count"], "count"),
+  "no flag": (["stray"], "'stray' is not a flag"),
+  "no flag after flags": (["--how=well", "stray"], "'stray' is not a flag"),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+  """Every case's ending, by name."""
+  folder = tmp_path_factory.mktemp("command")
+  script = folder / "small_script.py"
+  script.write_text(SCRIPT)
+  cases = {**ENDINGS, **{name: case for name, (case, _) in BAD_FLAGS.items()}}
+  done = scripts.run_each(script, list(cases.values()), folder=folder)
+  return dict(zip(cases, done, strict=True))
+
+
+def test_a_good_run_ends_with_0_and_is_silent_on_standard_error(ended):
+  assert ended["good"] == (0, "1 well 3\n", "")
+  assert ended["plain"] == (0, "1 well 1\n", "")
+
+
+def test_log_lines_are_shown_when_asked_for(ended):
+  assert ended["verbose"].code == 0
+  assert "a log line" in ended["verbose"].stderr
+
+
+def test_help_ends_with_0_and_lists_the_flags(ended):
+  assert ended["help"].code == 0
+  for text in ("--how", "--count", "A number."):
+    assert text in ended["help"].stdout
+  assert ended["help"].stderr == ""
+
+
+def test_an_input_error_is_its_sentence_and_2(ended):
+  done = ended["input error"]
+  assert done.code == 2
+  assert (
+    done.stderr == "error: --how is badly; it must be well: try --how=well\n"
+  )
+
+
+@pytest.mark.parametrize("name", BAD_FLAGS)
+def test_a_bad_flag_is_one_line_and_2(ended, name):
+  done = ended[name]
+  assert (done.code, done.stdout) == (2, "")
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("error: ")
+  assert line.endswith("see --help")
+  assert BAD_FLAGS[name][1] in line
+
+
+def test_a_defect_keeps_its_traceback(ended):
+  done = ended["defect"]
+  assert done.code == 1
+  assert "Traceback (most recent call last)" in done.stderr
+  assert done.stderr.rstrip().endswith("ValueError: a defect")
+  assert "error: a defect" not in done.stderr
+
+
+@pytest.fixture
+def cache_folder(monkeypatch):
+  """Reads jax's setting, which is put back afterwards."""
+  before = jax.config.jax_compilation_cache_dir
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  jax.config.update("jax_compilation_cache_dir", None)
+  yield lambda: jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_programs_are_kept_where_the_user_says(cache_folder):
+  command.use_compilation_cache("some/where")
+  assert cache_folder() == "some/where"
+
+
+def test_programs_are_kept_nowhere_when_the_user_says_so(cache_folder):
+  command.use_compilation_cache("")
+  assert cache_folder() is None
+
+
+def test_programs_are_kept_in_the_user_s_cache_otherwise(
+  cache_folder, monkeypatch, tmp_path
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  command.use_compilation_cache(None)
+  assert cache_folder() == str(tmp_path / "vrex_jax" / "xla")
+  monkeypatch.delenv("XDG_CACHE_HOME")
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  command.use_compilation_cache(None)
+  assert cache_folder() == str(tmp_path / "home/.cache/vrex_jax/xla")
+
+
+def test_jax_s_own_variable_is_left_alone(cache_folder, monkeypatch, tmp_path):
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+  command.use_compilation_cache(None)
+  assert cache_folder() is None

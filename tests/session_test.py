@@ -1,0 +1,410 @@
+"""A policy on a video, from the file to the result.
+
+The tiny model with one layer each of tower and decoder, 16 tokens a frame, on
+a film of 12 frames at 2 a second. The reference is the decoder in one pass
+over everything at once, without a cache.
+"""
+
+import dataclasses
+import signal
+import struct
+import types
+
+import av
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vrex_jax import errors
+from vrex_jax import model_source
+from vrex_jax import programs
+from vrex_jax import questions as questions_lib
+from vrex_jax import resize
+from vrex_jax import session
+from vrex_jax import session_plan
+from vrex_jax import trace as trace_lib
+from vrex_jax import video
+from vrex_jax.baselines import full as full_lib
+from vrex_jax.baselines import sliding_window as sliding_window_lib
+from vrex_jax.models import decoder as decoder_lib
+from vrex_jax.models import presets
+from vrex_jax.models import video_llm
+from vrex_jax.tasks import render
+
+FRAMES, FRAME, FPS, BLOCK, MAX_TOKENS = 12, 16, 2.0, 4, 3
+OPTIONS = session_plan.Options(
+  block_frames=BLOCK, max_tokens=MAX_TOKENS, system="Be brief.", record=True
+)
+FEW_SLOTS = dataclasses.replace(OPTIONS, capacity=9 * FRAME, record=False)
+FRAMES_ALONE = dataclasses.replace(OPTIONS, system=None)
+QUESTIONS = questions_lib.parse_questions(["1: what?", "0: first?", "6: last?"])
+FULL = full_lib.full()
+WINDOW = sliding_window_lib.sliding_window(frames=2)
+
+
+@pytest.fixture(scope="module")
+def model():
+  tiny = presets.preset("tiny")
+  config = dataclasses.replace(
+    tiny,
+    # A head of its own: a tied one says the last token again.
+    decoder=dataclasses.replace(
+      tiny.decoder, num_layers=1, tie_embeddings=False
+    ),
+    vision=dataclasses.replace(tiny.vision, num_layers=1),
+  )
+  loaded = model_source.load_model(None, "tiny", dtype="float32", seed=0)
+  params = video_llm.random_parameters(config, jax.random.key(3))
+  return loaded._replace(config=config, params=params)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+  path = tmp_path_factory.mktemp("film") / "a.mp4"
+  config = render.RenderConfig(
+    seconds=FRAMES / FPS, fps=FPS, width=64, height=48
+  )
+  frames, _ = render.render_scene(config, 0)
+  render.write_mp4(path, frames, FPS)
+  return str(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(quick_compilation):
+  """Programs depend on what they are compiled for, not on the run."""
+  del quick_compilation
+  compile_stream = programs.compile_stream
+  drivers = {}
+
+  def remembered(config, policy, *arguments, stages, **options):
+    key = (config, policy.name, *sorted(options.items()))
+    if not set(stages) <= set(drivers[key].compile_s if key in drivers else ()):
+      drivers[key] = compile_stream(
+        config, policy, *arguments, stages=stages, **options
+      )
+    return drivers[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(programs, "compile_stream", remembered)
+    yield
+
+
+class Told:
+  """A `Progress` that remembers, and may do something on the way."""
+
+  def __init__(self, on_frames=lambda count: None):
+    self.said, self.notes = [], []
+    self._on_frames = on_frames
+
+  def progress(self):
+    return session.Progress(
+      note=self.notes.append,
+      begin=lambda: self.said.append("begin"),
+      frames=self._frames,
+      answer=lambda question, answer, tokens: self.said.append(
+        (question, answer, tokens)
+      ),
+    )
+
+  def _frames(self, count):
+    self.said.append(count)
+    self._on_frames(count)
+
+
+def stream(
+  model,
+  video_path,
+  policy=FULL,
+  questions=(),
+  *,
+  told=None,
+  source=None,
+  options=OPTIONS,
+):
+  source = source or session_plan.find_source(video_path, fps=FPS)
+  plan = session_plan.plan_stream(model, policy, source, questions, options)
+  told = told or Told()
+  return session.stream_policy(model, policy, plan, told.progress())
+
+
+# The whole film, three questions, undone.
+
+
+@pytest.fixture(scope="module")
+def asked(model, film):
+  """The run most tests look at, in exactly the slots it was given."""
+  told = Told()
+  source = session_plan.find_source(film, fps=FPS)
+  plan = session_plan.plan_stream(model, FULL, source, QUESTIONS, OPTIONS)
+  result = session.stream_policy(model, FULL, plan, told.progress())
+  return types.SimpleNamespace(plan=plan, told=told, result=result)
+
+
+def pixels_of(model, film):
+  image = model.config.image
+  pictures = [frame.pixels for frame in video.read_frames(film, fps=FPS)]
+  height, width = pictures[0].shape[:2]
+  resizer = resize.Resizer.create(height, width, image.size, image.resize)
+  return np.stack([resizer(picture) for picture in pictures])
+
+
+def oracle(model, pixels, plan):
+  """(frames seen, question) -> answer, by passes over everything at once."""
+  module = decoder_lib.Decoder(model.config.decoder)
+  variables = {"params": model.params["decoder"]}
+  embed = jax.jit(lambda ids: module.apply(variables, ids, method="embed"))
+  hidden, valid = jax.jit(
+    lambda frames: video_llm.embed_frame_tokens(
+      model.config,
+      model.params,
+      frames,
+      jnp.zeros(len(frames), bool),
+      dtype=jnp.float32,
+    )
+  )(pixels)
+  assert np.all(valid)
+  # Attention is causal: what is padded behind changes nothing before it.
+  decode = jax.jit(lambda rows: module.apply(variables, rows[None])[0])
+  padded = np.zeros((plan.config.capacity, hidden.shape[-1]), np.float32)
+  words = lambda ids: np.asarray(embed(np.array([ids + [0] * (64 - len(ids))])))
+  text = lambda ids: words(ids)[0, : len(ids)]
+
+  def answer(seen, question):
+    asked = plan.text.questions[question]
+    said = []
+    for _ in range(MAX_TOKENS):
+      frames = np.asarray(hidden[:seen]).reshape(-1, hidden.shape[-1])
+      rows = [text(plan.text.prompt), frames, text(asked + said)]
+      length = sum(map(len, rows))
+      padded[:length] = np.concatenate(rows)
+      said.append(int(np.argmax(decode(padded)[length - 1])))
+    return said
+
+  return answer
+
+
+def test_every_frame_is_streamed_once(asked):
+  row, frames = asked.result.row, asked.result.frames
+  assert row["frames"] == len(frames) == FRAMES
+  assert [one["frame"] for one in frames] == list(range(FRAMES))
+  assert [one["time_s"] for one in frames] == [i / FPS for i in range(FRAMES)]
+  assert [one["past_seen"] for one in frames] == [
+    len(b"Be brief.\n") + FRAME * index for index in range(FRAMES)
+  ]
+  assert not asked.result.interrupted
+  assert row["vision_ms"] > 0
+  assert row["decode_ms"] > 0
+  assert row["overflow"] == []
+
+
+def test_questions_are_asked_after_the_last_frame_at_or_before(asked):
+  """Frame 0 at 0 s, frame 2 at 1 s, the last frame before the end at 6 s."""
+  stages = [trace_lib.STAGES[stage] for stage in asked.result.trace.stage]
+  answer = ["question", *["answer"] * MAX_TOKENS]
+  assert stages == [
+    "prompt",
+    *["frame"] * 1,
+    *answer,
+    *["frame"] * 2,
+    *answer,
+    *["frame"] * 9,
+    *answer,
+  ]
+  assert [one["time_s"] for one in asked.result.row["answers"]] == [0, 1, 6]
+
+
+def test_undone_questions_take_no_slot_in_the_end(asked):
+  held = len(b"Be brief.\n") + FRAMES * FRAME
+  longest = max(map(len, asked.plan.text.questions)) + MAX_TOKENS
+  assert asked.result.row["cached_tokens"] == held
+  assert asked.result.capacity == held + longest
+
+
+def test_answers_are_the_decoder_s_without_a_cache(asked, model, film):
+  answer = oracle(model, pixels_of(model, film), asked.plan)
+  for index, seen in enumerate((1, 3, 12)):
+    told = asked.result.row["answers"][index]
+    expected = answer(seen, index)
+    assert told["tokens"] == expected
+    assert told["answer"] == model.tokenizer.decode(expected)
+
+
+def test_progress_is_told_in_order(asked):
+  answers = [
+    (question, one["answer"], len(one["tokens"]))
+    for question, one in zip(
+      QUESTIONS, asked.result.row["answers"], strict=True
+    )
+  ]
+  assert asked.told.said == [
+    "begin",
+    1,
+    answers[0],
+    2,
+    answers[1],
+    4,
+    4,
+    1,
+    answers[2],
+  ]
+  (note,) = asked.told.notes
+  for text in ("compiled full", "prompt", "frame", "question", "answer"):
+    assert text in note
+
+
+def test_kept_questions_stay(model, film, asked):
+  source = session_plan.find_source(film, fps=FPS, max_frames=4)
+  options = dataclasses.replace(
+    OPTIONS, keep_questions=True, capacity=asked.result.capacity
+  )
+  questions = QUESTIONS[:2]
+  result = stream(
+    model, film, questions=questions, source=source, options=options
+  )
+  talk = sum(map(len, asked.plan.text.questions[:2])) + 2 * (MAX_TOKENS + 1)
+  held = len(b"Be brief.\n") + 4 * FRAME + talk
+  assert result.row["cached_tokens"] == held
+  assert result.row["answers"][0] == asked.result.row["answers"][0]
+  seen = [one["past_seen"] for one in result.frames]
+  assert seen[3] == held - FRAME
+
+
+def test_every_question_is_drawn_with_the_next_seed(model, film, asked):
+  twice = questions_lib.parse_questions(["1: what?", "1: what?"])
+  source = session_plan.find_source(film, fps=FPS, max_frames=3)
+  drawn = []
+  for seed in (0, 0, 1):
+    options = dataclasses.replace(
+      OPTIONS, temperature=2.0, seed=seed, capacity=asked.result.capacity
+    )
+    row = stream(
+      model, film, questions=twice, source=source, options=options
+    ).row
+    drawn.append([one["tokens"] for one in row["answers"]])
+  assert drawn[0] == drawn[1]
+  assert drawn[0][0] != drawn[0][1]
+  assert drawn[2][0] == drawn[0][1]
+
+
+def test_recorded_chunks_are_the_events(asked):
+  assert len(asked.result.records) == len(asked.result.trace)
+
+
+def test_an_evicting_policy_loops_through_few_slots(model, film):
+  """Five times the film in the room of nine frames."""
+  source = session_plan.find_source(film, fps=FPS, loop=True, max_frames=60)
+  result = stream(model, film, WINDOW, source=source, options=FEW_SLOTS)
+  assert result.row["frames"] == 60
+  assert result.records == ()
+  assert result.row["cached_tokens"] == len(b"Be brief.\n") + 2 * FRAME
+  assert result.row["overflow"] == []
+  assert [one["time_s"] for one in result.frames] == [
+    i / FPS for i in range(60)
+  ]
+
+
+# Ctrl-C.
+
+
+def test_ctrl_c_ends_the_stream_after_the_block(model, film, asked):
+  told = Told(on_frames=lambda count: signal.raise_signal(signal.SIGINT))
+  before = signal.getsignal(signal.SIGINT)
+  late = questions_lib.parse_questions(["5: never"])
+  options = dataclasses.replace(OPTIONS, capacity=asked.result.capacity)
+  result = stream(model, film, questions=late, told=told, options=options)
+  assert signal.getsignal(signal.SIGINT) is before
+  assert result.interrupted
+  assert result.row["frames"] == len(result.frames) == BLOCK
+  assert result.row["answers"] == []
+  assert result.row["vision_ms"] is None
+  assert told.said == ["begin", BLOCK]
+  assert "interrupted after 4 frames" in told.notes[-1]
+
+
+def test_ctrl_c_at_a_question_keeps_its_answer_and_the_frame_at_hand(
+  model, film, asked
+):
+  """The frame that came after the question is decoded, so it is streamed."""
+  told = Told(on_frames=lambda count: signal.raise_signal(signal.SIGINT))
+  with pytest.raises(KeyboardInterrupt):  # the second one interrupts as usual
+    stream(model, film, questions=QUESTIONS, told=told)
+  told = Told()
+  pressed = told.progress()._replace(
+    answer=lambda *answer: signal.raise_signal(signal.SIGINT)
+  )
+  result = session.stream_policy(model, FULL, asked.plan, pressed)
+  assert result.interrupted
+  assert result.row["frames"] == 2
+  first, *more = result.row["answers"]
+  assert more == []
+  assert first == asked.result.row["answers"][0]
+
+
+# Files that are not as long as they say.
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+  """12 frames at 2 a second, of which the file declares 4 seconds."""
+  path = tmp_path_factory.mktemp("longer") / "longer.mkv"
+  with av.open(str(path), "w") as container:
+    track = container.add_stream("mpeg4", rate=2)
+    track.width, track.height, track.pix_fmt = 48, 32, "yuv420p"
+    for level in range(FRAMES):
+      pixels = np.full((32, 48, 3), 20 * level, np.uint8)
+      picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+      container.mux(track.encode(picture))
+    container.mux(track.encode())
+  content = path.read_bytes()
+  duration = b"\x44\x89\x88"  # Matroska's Duration: eight bytes, milliseconds
+  assert content.count(duration) == 1
+  start = content.index(duration) + len(duration)
+  changed = content[:start] + struct.pack(">d", 4000.0) + content[start + 8 :]
+  path.write_bytes(changed)
+  return str(path)
+
+
+def test_a_film_longer_than_it_says_is_refused_by_a_full_cache(model, longer):
+  told = Told()
+  with pytest.raises(errors.InputError) as caught:
+    stream(model, longer, told=told, options=FRAMES_ALONE)
+  message = str(caught.value)
+  assert "goes on after the 4 s that it declares" in message
+  assert f"the cache of {8 * FRAME} slots was planned" in message
+  assert "give --max_frames 8, or a larger --capacity" in message
+  assert told.said == ["begin", 4, 4]
+
+
+def test_its_remedies_work(model, longer, asked):
+  source = session_plan.find_source(longer, fps=FPS, max_frames=8)
+  fewer = stream(model, longer, source=source, options=FRAMES_ALONE)
+  assert fewer.row["frames"] == 8
+  larger = dataclasses.replace(OPTIONS, capacity=asked.result.capacity)
+  assert stream(model, longer, options=larger).row["frames"] == FRAMES
+  evicted = stream(model, longer, WINDOW, options=FEW_SLOTS)
+  assert evicted.row["frames"] == FRAMES
+
+
+def test_a_question_after_an_unknown_end_is_told_at_the_end(model, film, asked):
+  source = session_plan.Source(path=film, fps=FPS, live=True)
+  options = dataclasses.replace(OPTIONS, capacity=asked.result.capacity)
+  late = questions_lib.parse_questions(["7: late?"])
+  with pytest.raises(errors.InputError, match="the stream ends at 6 s"):
+    stream(model, film, source=source, questions=late, options=options)
+
+
+def test_a_film_that_breaks_off_is_an_input_error(model, tmp_path):
+  config = render.RenderConfig(seconds=20, fps=4, width=64, height=48)
+  frames, _ = render.render_scene(config, 0)
+  whole, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
+  with av.open(str(whole), "w") as container:
+    track = container.add_stream("mpeg4", rate=4)
+    track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
+    for pixels in frames:
+      picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+      container.mux(track.encode(picture))
+    container.mux(track.encode())
+  cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+  with pytest.raises(errors.InputError, match="breaks off after"):
+    stream(model, str(cut), WINDOW, options=FEW_SLOTS)
