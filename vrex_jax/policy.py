@@ -49,6 +49,7 @@ __all__ = [
   "Counts",
   "KVPolicy",
   "Needs",
+  "Overflow",
   "Part",
   "Queries",
   "Selection",
@@ -62,10 +63,12 @@ __all__ = [
 
 STAGES = trace.STAGES
 Counts = trace.Counts
+Overflow = trace.Overflow
 zero_counts = trace.zero_counts
 
 POLICIES: dict[str, str] = {
   "full": "vrex_jax.baselines.full:full",
+  "resv": "vrex_jax.resv.resv:resv",
   "sliding_window": "vrex_jax.baselines.sliding_window:sliding_window",
   "streaming_llm": "vrex_jax.baselines.streaming_llm:streaming_llm",
 }

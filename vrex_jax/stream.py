@@ -213,7 +213,10 @@ def prefill_chunk(
   owner = state.frame - 1 + is_frame
   frame = jnp.broadcast_to(owner[:, None], valid.shape)
   kind = jnp.full(valid.shape, policy_lib.STAGES.index(stage), jnp.int8)
-  stored = valid & fits
+  # No count is negative, but the compiler does not know: the policy's state is
+  # written after the last layer has read it, or else it is copied as a whole.
+  negative = [jnp.any(output.counts.past_loaded < 0) for output in outputs]
+  stored = valid & fits & ~jnp.any(jnp.stack(negative))
   new_tokens = jnp.sum(stored, axis=-1, dtype=jnp.int32)
   cache = cache_lib.commit(
     state.cache,

@@ -1,0 +1,1 @@
+"""ReSV: hash-bit key clustering and weighted-cumulative-sum thresholding."""

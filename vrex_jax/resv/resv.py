@@ -1,0 +1,538 @@
+"""ReSV (V-Rex, arXiv 2512.12284, HPCA 2026) as a KV-cache policy.
+
+  write   keys of a chunk ─► hash bits ─► join or open clusters
+  select  query rows ─► scores of mean keys ─► WiCSum per row ─► reduce rows
+          ─► members of the kept clusters, + sinks, + tokens in no cluster
+
+per layer and KV head, for frames, questions and answers alike. Training-free;
+original keys and values stay as they are. Nothing is evicted: a cluster left
+out now can be chosen later.
+
+The chunk is clustered after its last layer, so a token is attended by its own
+chunk and first scored by the next one.
+"""
+
+import dataclasses
+import inspect
+import math
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vrex_jax import bitmap
+from vrex_jax import policy as policy_lib
+from vrex_jax.errors import InputError, check_whole_number
+from vrex_jax.resv import blocks
+from vrex_jax.resv import clustering
+from vrex_jax.resv import hashing
+from vrex_jax.resv import wicsum
+from vrex_jax.typing import Bitmap, Bool, Float, Int
+
+__all__ = ["Choices", "State", "resv"]
+
+LEAST_CLUSTERS = 64
+"""Room of a table on a short stream."""
+SLOTS_PER_CLUSTER = 8
+"""Slots for one cluster of room; the paper counts 32 tokens in a cluster."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choices:
+  """Static. What the paper leaves open, or fixes and may be varied.
+
+  Attributes:
+    hash_bits: P (paper: 32).
+    hash_keys: "rotated" (paper: after RoPE) or "raw" keys are hashed. Scores
+      always use rotated keys, as attention does.
+    key_centering: "none", or "mean": the mean key of layer and head so far is
+      taken off before hashing. Real models add a large constant to their keys,
+      which would make all codes alike.
+    table: "head" keeps a table for each KV head; "layer" one for all heads, on
+      their concatenated keys, which the sizes named in the paper fit.
+    code: "first": a cluster keeps the code of its first member; "following":
+      it is that of its mean key, and tokens enter one by one.
+    min_join_cosine: None; or a token joins only a cluster whose mean key is at
+      least this similar. Guards against codes that are near by chance.
+    rows: "union" (paper): a cluster that any query row keeps is kept; "pooled":
+      one row, the mean query; "vote": at least `votes` rows.
+    votes: for "vote".
+    scores: one of `wicsum.TREATMENTS`; the paper is silent on scores below 0.
+    form: "exact", or "buckets" as the WTU selects.
+    buckets: of the WTU (paper: 20).
+    sink_tokens: first tokens of the stream, always attended.
+    stages: where it retrieves; elsewhere everything is attended. The prompt is
+      short and there is nothing to gain.
+    table_capacity: clusters a table can hold; None for one to 8 slots. Past it
+      tokens that match nothing are in no cluster, are always attended, and the
+      overflow bit is set.
+    seed: of the hyperplanes.
+  """
+
+  hash_bits: int
+  hash_keys: str
+  key_centering: str
+  table: str
+  code: str
+  min_join_cosine: float | None
+  rows: str
+  votes: int
+  scores: str
+  form: str
+  buckets: int
+  sink_tokens: int
+  stages: tuple[str, ...]
+  table_capacity: int | None
+  seed: int
+
+  def __post_init__(self):
+    for name, allowed in _WORDS.items():
+      value = getattr(self, name)
+      if value not in allowed:
+        raise InputError(
+          f"resv: {name} is {value!r}; it must be one of {', '.join(allowed)}:"
+          f" try {name}={allowed[0]}"
+        )
+    for name, least in _LEAST.items():
+      value = getattr(self, name)
+      if value is not None:
+        check_whole_number(
+          f"resv: {name}", value, least=least, hint=f"{name}={max(least, 1)}"
+        )
+    if self.hash_bits > 128:
+      raise InputError(
+        f"resv: hash_bits is {self.hash_bits}; it must be at most 128: try"
+        " hash_bits=32"
+      )
+    unknown = [one for one in self.stages if one not in policy_lib.STAGES]
+    if unknown or not self.stages:
+      raise InputError(
+        f"resv: stages is {self.stages!r}; it must name some of"
+        f" {', '.join(policy_lib.STAGES)}: try stages=('frame', 'question',"
+        " 'answer')"
+      )
+    cosine = self.min_join_cosine
+    if cosine is not None and not -1.0 <= cosine <= 1.0:
+      raise InputError(
+        f"resv: min_join_cosine is {cosine!r}; it must lie between -1 and 1:"
+        " try min_join_cosine=0.5"
+      )
+
+
+_WORDS = {
+  "hash_keys": ("rotated", "raw"),
+  "key_centering": ("none", "mean"),
+  "table": ("head", "layer"),
+  "code": ("first", "following"),
+  "rows": ("union", "pooled", "vote"),
+  "scores": wicsum.TREATMENTS,
+  "form": ("exact", "buckets"),
+}
+_LEAST = {
+  "hash_bits": 1,
+  "votes": 1,
+  "buckets": 1,
+  "sink_tokens": 0,
+  "table_capacity": 1,
+  "seed": 0,
+}
+
+
+class State(flax.struct.PyTreeNode):
+  """Dynamic. One stream's clusters and thresholds.
+
+  Attributes:
+    table: the clusters, R tables a layer.
+    wicsum_ratio: threshold of every stage, layer and head.
+    hamming_threshold: distances below it are near.
+    center_sum: sum of all keys; None without key centering.
+    center_count: how many.
+  """
+
+  table: clustering.Table
+  wicsum_ratio: Float  # f32 [STAGES, L, K]
+  hamming_threshold: Int  # []
+  center_sum: Float | None  # f32 [L, R, width]
+  center_count: Int | None  # []
+
+
+def resv(
+  *,
+  wicsum_ratio: float = 0.3,
+  hamming_threshold: int = 7,
+  hash_bits: int = 32,
+  hash_keys: str = "rotated",
+  key_centering: str = "none",
+  table: str = "head",
+  code: str = "first",
+  min_join_cosine: float | None = None,
+  rows: str = "union",
+  votes: int = 2,
+  scores: str = "clamped",
+  form: str = "exact",
+  buckets: int = wicsum.BUCKETS,
+  sink_tokens: int = 4,
+  stages: tuple[str, ...] = ("frame", "question", "answer"),
+  table_capacity: int | None = None,
+  seed: int = 0,
+) -> policy_lib.KVPolicy:
+  """Hash-bit key clustering and WiCSum thresholding.
+
+  Args:
+    wicsum_ratio: share of a row's weighted score sum that its clusters must
+      pass (paper: 0.3); 0 keeps the best cluster, 1 everything. A knob, which
+      may also be an array that broadcasts to [STAGES, L, K].
+    hamming_threshold: keys whose codes differ in fewer bits are near (paper:
+      7). A knob.
+    hash_bits: this and all that follow: see `Choices`.
+    hash_keys: see there.
+    key_centering: see there.
+    table: see there.
+    code: see there.
+    min_join_cosine: see there.
+    rows: see there.
+    votes: see there.
+    scores: see there.
+    form: see there.
+    buckets: see there.
+    sink_tokens: see there.
+    stages: see there.
+    table_capacity: see there.
+    seed: see there.
+
+  Raises:
+    InputError: a value that cannot be used.
+
+  Example:
+    >>> resv(wicsum_ratio=0.2, rows="pooled").name
+    'resv(wicsum_ratio=0.2, hamming_threshold=7, rows=pooled)'
+
+  Source: Secs. IV.B-C, settings of Sec. VI.E.
+  """
+  chosen = Choices(
+    hash_bits=hash_bits,
+    hash_keys=hash_keys,
+    key_centering=key_centering,
+    table=table,
+    code=code,
+    min_join_cosine=min_join_cosine,
+    rows=rows,
+    votes=votes,
+    scores=scores,
+    form=form,
+    buckets=buckets,
+    sink_tokens=sink_tokens,
+    stages=tuple(stages),
+    table_capacity=table_capacity,
+    seed=seed,
+  )
+  _check_knobs(wicsum_ratio, hamming_threshold, chosen.hash_bits)
+  return policy_lib.KVPolicy(
+    name=_name(wicsum_ratio, hamming_threshold, chosen),
+    needs=policy_lib.Needs(stages=chosen.stages),
+    knobs={
+      "wicsum_ratio": wicsum_ratio,
+      "hamming_threshold": hamming_threshold,
+    },
+    init=lambda spec, params, knobs, sample: _init(chosen, spec, knobs),
+    select=lambda *arguments: _select(chosen, *arguments),
+    write=lambda *arguments: _write(chosen, *arguments),
+    groups=_groups,
+  )
+
+
+def _check_knobs(ratio: Any, threshold: Any, bits: int) -> None:
+  number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+  if not number or not 0.0 <= ratio < math.inf:
+    raise InputError(
+      f"resv: wicsum_ratio is {ratio!r}; it must be a number from 0 (the best"
+      " cluster) to 1 (everything): try wicsum_ratio=0.3"
+    )
+  check_whole_number(
+    "resv: hamming_threshold", threshold, least=0, hint="hamming_threshold=7"
+  )
+  if threshold > bits + 1:
+    raise InputError(
+      f"resv: hamming_threshold is {threshold}; codes of {bits} bits differ in"
+      f" at most {bits}: try hamming_threshold=7"
+    )
+
+
+def _name(ratio: float, threshold: int, chosen: Choices) -> str:
+  """Both knobs, and every choice that is not the default."""
+  defaults = inspect.signature(resv).parameters
+  given = {"wicsum_ratio": ratio, "hamming_threshold": threshold}
+  for name, value in dataclasses.asdict(chosen).items():
+    if value != defaults[name].default:
+      given[name] = value
+  return f"resv({', '.join(f'{key}={value}' for key, value in given.items())})"
+
+
+def _init(chosen: Choices, spec: policy_lib.Spec, knobs: Any) -> State:
+  decoder = spec.decoder
+  layers, heads = decoder.num_layers, decoder.num_kv_heads
+  num_tables = heads if chosen.table == "head" else 1
+  width = heads // num_tables * decoder.head_dim
+  capacity = chosen.table_capacity
+  if capacity is None:
+    capacity = max(LEAST_CLUSTERS, -(-spec.capacity // SLOTS_PER_CLUSTER))
+  centers = chosen.key_centering == "mean"
+  ratio = jnp.asarray(knobs["wicsum_ratio"], jnp.float32)
+  return State(
+    table=clustering.create(
+      num_layers=layers,
+      num_tables=num_tables,
+      capacity=capacity,
+      num_slots=spec.num_slots,
+      width=width,
+      bits=chosen.hash_bits,
+    ),
+    wicsum_ratio=jnp.broadcast_to(
+      ratio, (len(policy_lib.STAGES), layers, heads)
+    ),
+    hamming_threshold=jnp.asarray(knobs["hamming_threshold"], jnp.int32),
+    center_sum=jnp.zeros((layers, num_tables, width)) if centers else None,
+    center_count=jnp.int32(0) if centers else None,
+  )
+
+
+# write
+
+
+def _per_table(keys: Float, num_tables: int) -> Float:
+  """f[L, K, T, H] -> f[L, R, T, width]: heads side by side in one table."""
+  layers, heads, length, width = keys.shape
+  if num_tables == heads:
+    return keys
+  return keys.swapaxes(1, 2).reshape(layers, 1, length, heads * width)
+
+
+def _write(
+  chosen: Choices,
+  state: State,
+  view: policy_lib.View,
+  chunk: policy_lib.Chunk,
+  stage: str,
+) -> tuple[State, None, policy_lib.Counts]:
+  del view, stage
+  layers, heads = chunk.k_rotated.shape[:2]
+  num_tables, _, width = state.table.key_sum.shape[1:]
+  keys = _per_table(chunk.k_rotated, num_tables)
+  hashed = keys
+  if chosen.hash_keys == "raw":
+    hashed = _per_table(chunk.k_raw, num_tables)
+  hashed = hashed.astype(jnp.float32)
+  center = None
+  if state.center_sum is not None and state.center_count is not None:
+    live = chunk.valid[None, None, :, None]
+    total = state.center_sum + jnp.sum(jnp.where(live, hashed, 0.0), axis=2)
+    number = state.center_count + jnp.sum(chunk.valid, dtype=jnp.int32)
+    state = state.replace(center_sum=total, center_count=number)
+    center = total / jnp.maximum(number, 1).astype(jnp.float32)
+    hashed = hashed - center[:, :, None]
+  planes = hashing.hyperplanes(chosen.seed, width, chosen.hash_bits)
+  tokens = clustering.Tokens(
+    code=hashing.hash_codes(hashed, planes),
+    key=keys,
+    valid=chunk.valid,
+    start=chunk.start,
+  )
+  arguments = (
+    state.table,
+    tokens,
+    state.hamming_threshold,
+    chosen.min_join_cosine,
+  )
+  if chosen.code == "following":
+    table, done = clustering.insert_tokens(*arguments, planes, center)
+  else:
+    table, done = clustering.insert_chunk(*arguments)
+
+  number = jnp.sum(chunk.valid, dtype=jnp.int32)
+  # A table that all heads share did its work once: on the first head's account.
+  own = (jnp.arange(heads) < num_tables)[None]
+  wide = lambda value: jnp.where(
+    own, jnp.broadcast_to(value, (layers, heads)), 0
+  )
+  bit = jnp.where(done.full, int(policy_lib.Overflow.TABLE_FULL), 0)
+  counts = policy_lib.zero_counts((layers, heads))._replace(
+    keys_hashed=wide(number),
+    code_comparisons=wide(done.comparisons),
+    overflow=wide(bit).astype(jnp.int32),
+  )
+  return state.replace(table=table), None, counts
+
+
+# select
+
+
+class _HeadRows(NamedTuple):
+  """What the rows of every head asked for, filled head by head."""
+
+  scores: Float  # f32 [M, C], of the head at hand
+  kept: Bool  # [K, C]
+  buckets: Int  # [K]
+  buckets_max: Int  # [K]
+  visited: Int  # [K]
+  visited_max: Int  # [K]
+
+
+def _select(
+  chosen: Choices,
+  state: State,
+  view: policy_lib.View,
+  layer: int,
+  queries: policy_lib.Queries,
+  stage: str,
+) -> tuple[policy_lib.Selection, State, policy_lib.Counts]:
+  heads = view.num_kv_heads
+  query, valid = _rows(chosen, queries, heads)
+  rows = _choose(chosen, state, layer, query, valid, stage)
+  slots = _slots(state.table, layer, rows.kept)
+  slots = slots | _sinks(chosen, view, layer)
+  num = jnp.broadcast_to(state.table.num[layer], (heads,))
+  counts = policy_lib.zero_counts((heads,))._replace(
+    groups_live=num,
+    groups_scored=num * jnp.sum(valid, dtype=jnp.int32),
+    buckets_visited=rows.buckets,
+    buckets_visited_max=rows.buckets_max,
+    scores_visited=rows.visited,
+    scores_visited_max=rows.visited_max,
+  )
+  part = policy_lib.Part(slots=slots)
+  return policy_lib.Selection(parts=(part,)), state, counts
+
+
+def _rows(
+  chosen: Choices, queries: policy_lib.Queries, heads: int
+) -> tuple[Float, Bool]:
+  """Query rows of every KV head, f32[K, M, H], and which count, b[M]."""
+  query_heads, length, width = queries.rotated.shape
+  group = query_heads // heads
+  query = queries.rotated.astype(jnp.float32)
+  query = query.reshape(heads, group * length, width)
+  valid = jnp.tile(queries.valid, group)
+  if chosen.rows != "pooled":
+    return query, valid
+  live = valid.astype(jnp.float32)[None, :, None]
+  number = jnp.maximum(jnp.sum(valid), 1).astype(jnp.float32)
+  pooled = jnp.sum(query * live, axis=1, keepdims=True) / number
+  return pooled, jnp.any(valid)[None]
+
+
+def _choose(
+  chosen: Choices,
+  state: State,
+  layer: int,
+  query: Float,
+  valid: Bool,
+  stage: str,
+) -> _HeadRows:
+  """Clusters kept by every head, one head after the other.
+
+  A head's scores then stay in a CPU's cache while they are read again, and a
+  head with few clusters does not wait for one with many.
+  """
+  table = state.table
+  heads, rank, width = query.shape
+  size = table.count.shape[-1]
+  ratio = state.wicsum_ratio[policy_lib.STAGES.index(stage), layer]
+  scale = width**-0.5 if chosen.scores == "exp" else 1.0
+  votes = chosen.votes if chosen.rows == "vote" else 1
+
+  def body(head, rows):
+    own = head if table.num.shape[1] > 1 else 0
+    filled = table.num[layer, own]
+    scores = _scores(table, layer, head, query[head] * scale, rows.scores)
+    treated = scores
+    if chosen.scores in ("shift_min", "exp"):
+      # Behind this head's clusters lie an earlier head's scores.
+      there = (jnp.arange(size) < filled)[None]
+      treated = wicsum.treat(jnp.where(there, scores, -jnp.inf), chosen.scores)
+    asked = wicsum.row_thresholds(
+      treated,
+      table.count[layer, own].astype(jnp.float32),
+      filled,
+      jnp.broadcast_to(ratio[head], (rank,)),
+      valid,
+      signed=chosen.scores == "raw",
+      form=chosen.form,
+      buckets=chosen.buckets,
+    )
+    kept = wicsum.kept_clusters(treated, asked, valid, filled, votes)
+    return _HeadRows(
+      scores,
+      rows.kept.at[head].set(kept),
+      rows.buckets.at[head].set(jnp.sum(asked.buckets)),
+      rows.buckets_max.at[head].set(jnp.max(asked.buckets)),
+      rows.visited.at[head].set(jnp.sum(asked.visited)),
+      rows.visited_max.at[head].set(jnp.max(asked.visited)),
+    )
+
+  none = jnp.zeros((heads,), jnp.int32)
+  start = _HeadRows(
+    jnp.full((rank, size), -jnp.inf),
+    jnp.zeros((heads, size), bool),
+    none,
+    none,
+    none,
+    none,
+  )
+  return jax.lax.fori_loop(0, heads, body, start)
+
+
+def _scores(
+  table: clustering.Table, layer: int, head: Int, query: Float, out: Float
+) -> Float:
+  """Rows times mean keys, f32[M, C], -inf past the clusters in use.
+
+  Args:
+    table: the clusters.
+    layer: l.
+    head: KV head.
+    query: f32[M, H].
+    out: f32[M, C], written over block by block.
+  """
+  width = query.shape[1]
+  shared = table.num.shape[1] == 1
+  own = 0 if shared else head
+  column = head * width if shared else 0
+  filled = table.num[layer, own]
+
+  def body(first, out):
+    at = (layer, own, first)
+    total = jax.lax.dynamic_slice(
+      table.key_sum, (*at, column), (1, 1, table.block, width)
+    )[0, 0]
+    count = jax.lax.dynamic_slice(table.count, at, (1, 1, table.block))[0, 0]
+    dot = jnp.einsum("mh,ch->mc", query, total)
+    score = dot / jnp.maximum(count, 1).astype(jnp.float32)[None]
+    live = first + jnp.arange(table.block) < filled
+    score = jnp.where(live[None], score, -jnp.inf)
+    return jax.lax.dynamic_update_slice(out, score, (0, first))
+
+  return blocks.fold(filled, table.block, body, out)
+
+
+def _slots(table: clustering.Table, layer: int, kept: Bool) -> Bitmap:
+  """Members of kept clusters and tokens in none: u32[K, S / 32]."""
+  heads, size = kept.shape
+  member = table.member[layer]  # [R, S]
+  member = jnp.broadcast_to(member, (heads, member.shape[1]))
+  # The entry behind the last cluster stands for "in no cluster".
+  answer = jnp.pad(kept, ((0, 0), (0, 1)), constant_values=True)
+  index = jnp.where(member < 0, size, member)
+  return bitmap.pack(jnp.take_along_axis(answer, index, axis=1))
+
+
+def _sinks(chosen: Choices, view: policy_lib.View, layer: int) -> Bitmap:
+  """Slots of the stream's first tokens: u32[1, S / 32]."""
+  del layer
+  first = view.slots.position < chosen.sink_tokens
+  return bitmap.pack(first & view.slots.valid)[None]
+
+
+def _groups(state: State, layer: int) -> Int:
+  """Cluster of every slot, the paper's unit of placement: i32[K or 1, S]."""
+  return state.table.member[layer]
