@@ -1,4 +1,4 @@
-"""How long a decoder step of one frame takes, beside torch and transformers.
+r"""How long a decoder step of one frame takes, beside torch and transformers.
 
   python experiments/benchmark_streaming.py --shape qwen2_512 --policy full \
       --cache_tokens 1024,8192,32768 --frame_tokens 16,196 \
@@ -93,8 +93,15 @@ _ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed rounds.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Storage of weights and cache."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights, cache and frame.")
+_SEED = flags.DEFINE_integer(
+  "seed",
+  0,
+  "Of weights, cache and frame.",
+  lower_bound=0,
+  upper_bound=command.MAX_SEED,
+)
 _OUT = flags.DEFINE_string("out", None, "Folder for metrics.json and plot.png.")
+_FILES = ("config.toml", "metrics.json", "plot.png")
 _SMOKE = flags.DEFINE_bool(
   "smoke", False, "Seconds only: a tiny shape, short caches, two rounds."
 )
@@ -117,6 +124,12 @@ def _settings() -> dict[str, Any]:
     ("forced_ratio", float),
   ):
     settings[name] = [_number(name, text, kind) for text in settings[name]]
+  for name in ("cache_tokens", "frame_tokens"):
+    if not settings[name]:
+      raise InputError(
+        f"--{name} is empty; it must be a list of numbers above 0, separated by"
+        f" commas: try --{name}=16"
+      )
   return settings
 
 
@@ -142,16 +155,22 @@ def _check(settings: dict[str, Any]) -> list[policy_lib.KVPolicy]:
     )
   torch_decoder_step.check_installed(settings["against"])
   if _OUT.value is not None:
-    record.check_folder(pathlib.Path(_OUT.value))
+    record.check_folder(pathlib.Path(_OUT.value), names=_FILES)
     plot.check_installed()
   for plan in _plans(settings):
-    _model_config(plan)
+    tokens = _model_config(plan).tokens_per_frame
+    if _VIDEO.value is not None and plan.cache_tokens < tokens:
+      raise InputError(
+        f"--cache_tokens has {plan.cache_tokens}, less than the {tokens} tokens"
+        " of one frame, and --video fills the cache with whole frames: raise it"
+        f" to {tokens}"
+      )
   policies = policy_syntax.parse_policies(_POLICY.value)
   others = [policy for policy in policies if policy.name != "full"]
   if settings["forced_ratio"] and not others:
     raise InputError(
       "--forced_ratio is given and --policy names only full, which is never"
-      ' forced; name another too: --policy "full | sliding_window"'
+      ' forced; name another too: --policy "full | resv"'
     )
   for policy, ratio in itertools.product(others, settings["forced_ratio"]):
     forced_ratio.check(policy, ratio)

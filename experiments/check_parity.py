@@ -55,6 +55,11 @@ _TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
 
 def main(argv) -> None:
   del argv
+  if not _QUESTION.value.strip():
+    raise InputError(
+      "--question is empty; it must hold text: leave it out to ask"
+      f" {_QUESTION.default!r}"
+    )
   torch_reference.import_reference()
   path = pathlib.Path(_CHECKPOINT.value)
   config, inputs, ours = _ours(path)

@@ -1,4 +1,4 @@
-"""Stream a video through a video LLM, frame by frame, and ask it questions.
+r"""Stream a video through a video LLM, frame by frame, and ask it questions.
 
   python experiments/stream_video.py --video clip.mp4 \
       --policy "full | streaming_llm" --question "12.5: what is happening?" \
@@ -27,7 +27,9 @@ import tqdm
 from absl import flags
 
 from vrex_jax import command
+from vrex_jax import interrupt
 from vrex_jax import model_source
+from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
 from vrex_jax import questions as questions_lib
 from vrex_jax import record
@@ -116,9 +118,15 @@ _RESIDENT_TOKENS = flags.DEFINE_integer(
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Storage of weights and cache."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of random weights and sampling.")
+_SEED = flags.DEFINE_integer(
+  "seed",
+  0,
+  "Of random weights and sampling.",
+  lower_bound=0,
+  upper_bound=command.MAX_SEED,
+)
 _RECORD = flags.DEFINE_bool(
-  "record", False, "Also write queries and keys to record.npz in --out."
+  "record", False, "Also write queries, keys and values to record.npz in --out."
 )
 _PROFILE = flags.DEFINE_string(
   "profile", None, "Write a JAX profile of the run to this folder."
@@ -130,6 +138,8 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 
+_TABLES = ("config.toml", "metrics.json", "frames.csv")
+
 
 def _settings() -> dict[str, Any]:
   """Every flag of this script, defaults included."""
@@ -140,7 +150,7 @@ def _settings() -> dict[str, Any]:
   return settings
 
 
-def _check_flags() -> None:
+def _check_flags(policies: Sequence[policy_lib.KVPolicy]) -> None:
   if _VIDEO.value is None:
     raise InputError(
       "--video is missing; it must name a video file or URL: for example"
@@ -155,17 +165,24 @@ def _check_flags() -> None:
       f"--preset is {_PRESET.value} beside --checkpoint; a preset is the shape"
       " of a random model and a checkpoint brings its own: give one of the two"
     )
-  if _OUT.value == "":
-    raise InputError("--out is empty; it must name a folder: try --out=runs/a")
+  for flag in (_OUT, _PROFILE):
+    if flag.value == "":
+      raise InputError(
+        f"--{flag.name} is empty; it must name a folder: try"
+        f" --{flag.name}=runs/a"
+      )
   if not 0.0 <= _TEMPERATURE.value < float("inf"):
     raise InputError(
       f"--temperature is {_TEMPERATURE.value:g}; it must be 0 (greedy) or a"
       " positive number: try 0.7"
     )
   if _PROFILE.value is not None:
-    record.check_folder(pathlib.Path(_PROFILE.value), "--profile")
+    record.check_folder(pathlib.Path(_PROFILE.value), "--profile", names=())
   if _OUT.value is not None:
-    record.check_folder(pathlib.Path(_OUT.value))
+    names = [*_TABLES, *_array_files("trace", policies)]
+    if _RECORD.value:
+      names += _array_files("record", policies)
+    record.check_folder(pathlib.Path(_OUT.value), names=names)
 
 
 def _options() -> session_plan.Options:
@@ -187,8 +204,13 @@ def _options() -> session_plan.Options:
   )
 
 
-def _stream_all(model, policies, source, questions) -> list[session.Result]:
-  """Every policy on the same video; a bar with live frames per second."""
+def _stream_all(
+  model, policies, source, questions, stopped
+) -> list[session.Result]:
+  """Every policy on the same video; a bar with live frames per second.
+
+  When stopped: those that have had a frame.
+  """
   plans = [
     session_plan.plan_stream(model, policy, source, questions, _options())
     for policy in policies
@@ -208,13 +230,17 @@ def _stream_all(model, policies, source, questions) -> list[session.Result]:
         frames=bar.update,
         answer=_print_answer,
       )
-      result = session.stream_policy(model, policy, plan, progress)
-    results.append(result)
-    if result.interrupted:
-      left = [other.name for other in policies[len(results) :]]
-      if left:
-        print("not run: " + ", ".join(left))
+      with contextlib.suppress(interrupt.StoppedError):
+        results.append(
+          session.stream_policy(model, policy, plan, progress, stopped)
+        )
+    if stopped():
       break
+  left = [policy.name for policy in policies[len(results) :]]
+  if left:
+    print("not run: " + ", ".join(left))
+  if not results:
+    raise KeyboardInterrupt
   return results
 
 
@@ -230,22 +256,39 @@ def _slug(name: str) -> str:
   return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def _write(model, results: Sequence[session.Result], started: float) -> None:
-  """The run folder. The first policy's trace is trace.npz."""
+def _array_files(
+  stem: str, policies: Sequence[policy_lib.KVPolicy]
+) -> list[str]:
+  """Names trace.npz, trace_2_<policy>.npz, …: one for each policy."""
+  more = [
+    f"{stem}_{number}_{_slug(policy.name)}.npz"
+    for number, policy in enumerate(policies[1:], start=2)
+  ]
+  return [f"{stem}.npz", *more]
+
+
+def _write(
+  model,
+  policies: Sequence[policy_lib.KVPolicy],
+  results: Sequence[session.Result],
+  started: float,
+) -> None:
+  """The run folder."""
   settings = _settings()
   settings["planned"] = [
     {"policy": result.row["policy"], "capacity": result.capacity}
     for result in results
   ]
-  traces, arrays = {}, {}
-  for index, result in enumerate(results):
-    name = f"_{index + 1}_{_slug(result.row['policy'])}"
-    suffix = "" if index == 0 else name
-    traces[f"trace{suffix}.npz"] = result.trace
-    if result.records:
-      arrays[f"record{suffix}.npz"] = session_report.record_arrays(
-        model, result.records
-      )
+  done = policies[: len(results)]
+  traces = {
+    name: result.trace
+    for name, result in zip(_array_files("trace", done), results, strict=True)
+  }
+  arrays = {
+    name: session_report.record_arrays(model, result.records)
+    for name, result in zip(_array_files("record", done), results, strict=True)
+    if result.records
+  }
   out = pathlib.Path(_OUT.value)
   written = record.write_folder(
     out,
@@ -256,7 +299,7 @@ def _write(model, results: Sequence[session.Result], started: float) -> None:
       dtype=_DTYPE.value,
       seed=_SEED.value,
       started=started,
-      interrupted=any(result.interrupted for result in results),
+      interrupted=len(results) < len(policies) or results[-1].interrupted,
     ),
     tables={"frames.csv": [row for one in results for row in one.frames]},
     traces=traces,
@@ -268,8 +311,9 @@ def _write(model, results: Sequence[session.Result], started: float) -> None:
 def main(arguments: Sequence[str]) -> None:
   del arguments
   started = time.time()
-  _check_flags()
   policies = policy_syntax.parse_policies(_POLICY.value)
+  _check_flags(policies)
+  command.use_compilation_cache(_COMPILATION_CACHE.value)
   questions = questions_lib.parse_questions(_QUESTION.value)
   source = session_plan.find_source(
     _VIDEO.value,
@@ -283,9 +327,8 @@ def main(arguments: Sequence[str]) -> None:
       f" --policy names {len(policies)} policies: name one, or save the stream"
       " to a file"
     )
-  if source.expected is not None:
-    questions_lib.check_times(questions, source.expected / source.fps)
-  command.use_compilation_cache(_COMPILATION_CACHE.value)
+  if source.end_s is not None:
+    questions_lib.check_times(questions, source.end_s)
   device = jax.devices()[0]
   print(f"device {device.platform} ({device.device_kind})")
   model = model_source.load_model(
@@ -299,12 +342,13 @@ def main(arguments: Sequence[str]) -> None:
   profile = contextlib.nullcontext()
   if _PROFILE.value is not None:
     profile = jax.profiler.trace(_PROFILE.value)
-  with profile:
-    results = _stream_all(model, policies, source, questions)
-  print()
-  print(summary.streaming_table([result.row for result in results]))
-  if _OUT.value is not None:
-    _write(model, results, started)
+  with interrupt.graceful() as stopped:
+    with profile:
+      results = _stream_all(model, policies, source, questions, stopped)
+    print()
+    print(summary.streaming_table([result.row for result in results]))
+    if _OUT.value is not None:
+      _write(model, policies, results, started)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """How a script ends: exit codes, one sentence, or a traceback."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import pytest
 
 from tests import scripts
 from vrex_jax import command
+from vrex_jax import errors
 
 SCRIPT = """
 from absl import flags
@@ -13,7 +18,9 @@ from absl import logging
 from vrex_jax import command
 from vrex_jax.errors import InputError
 
-_HOW = flags.DEFINE_enum("how", "well", ["well", "badly", "broken"], "Ending.")
+_HOW = flags.DEFINE_enum(
+  "how", "well", ["well", "badly", "broken", "stopped"], "Ending."
+)
 _COUNT = flags.DEFINE_integer("count", 1, "A number.", lower_bound=1)
 
 
@@ -24,6 +31,8 @@ def main(arguments):
     raise InputError("--how is badly; it must be well: try --how=well")
   if _HOW.value == "broken":
     raise ValueError("a defect")
+  if _HOW.value == "stopped":
+    raise KeyboardInterrupt
 
 
 command.run(main)
@@ -36,11 +45,12 @@ ENDINGS = {
   "help": ["--help"],
   "input error": ["--how=badly"],
   "defect": ["--how=broken"],
+  "ctrl-c": ["--how=stopped"],
 }
 
 BAD_FLAGS = {
   "unknown": (["--hwo=well"], "hwo"),
-  "not one of": (["--how=fast"], "<well|badly|broken>"),
+  "not one of": (["--how=fast"], "<well|badly|broken|stopped>"),
   "out of bounds": (["--count=0"], "count"),
   "no number": (["--count=many"], "many"),
   "no value": (["--count"], "count"),
@@ -50,13 +60,17 @@ BAD_FLAGS = {
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory):
+def script(tmp_path_factory):
+  path = tmp_path_factory.mktemp("command") / "small_script.py"
+  path.write_text(SCRIPT)
+  return path
+
+
+@pytest.fixture(scope="module")
+def ended(script):
   """Every case's ending, by name."""
-  folder = tmp_path_factory.mktemp("command")
-  script = folder / "small_script.py"
-  script.write_text(SCRIPT)
   cases = {**ENDINGS, **{name: case for name, (case, _) in BAD_FLAGS.items()}}
-  done = scripts.run_each(script, list(cases.values()), folder=folder)
+  done = scripts.run_each(script, list(cases.values()), folder=script.parent)
   return dict(zip(cases, done, strict=True))
 
 
@@ -103,6 +117,29 @@ def test_a_defect_keeps_its_traceback(ended):
   assert "error: a defect" not in done.stderr
 
 
+def test_ctrl_c_ends_with_its_signal_s_number(ended):
+  assert ended["ctrl-c"] == (130, "1 stopped 1\n", "interrupted\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_left_ends_it_quietly(script, arguments, buffered):
+  reader, writer = os.pipe()
+  os.close(reader)
+  done = subprocess.run(
+    [sys.executable, *([] if buffered else ["-u"]), str(script), *arguments],
+    stdout=writer,
+    stderr=subprocess.PIPE,
+    text=True,
+    check=False,
+    env=scripts.environment(),
+  )
+  os.close(writer)
+  assert done.stderr == ""
+  # The text of --help is written by absl, which leaves quietly by itself.
+  assert done.returncode in ((0, 141) if arguments else (141,))
+
+
 @pytest.fixture
 def cache_folder(monkeypatch):
   """Reads jax's setting, which is put back afterwards."""
@@ -113,9 +150,26 @@ def cache_folder(monkeypatch):
   jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_programs_are_kept_where_the_user_says(cache_folder):
-  command.use_compilation_cache("some/where")
-  assert cache_folder() == "some/where"
+def test_programs_are_kept_where_the_user_says(cache_folder, tmp_path):
+  folder = str(tmp_path / "some" / "where")
+  command.use_compilation_cache(folder)
+  assert cache_folder() == folder
+
+
+def test_a_place_where_none_can_be_kept_is_refused(cache_folder, tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(errors.InputError, match=r"^--compilation_cache is "):
+    command.use_compilation_cache(str(tmp_path / "file"))
+  assert cache_folder() is None
+
+
+def test_without_a_place_of_the_user_s_none_are_kept(
+  cache_folder, monkeypatch, tmp_path
+):
+  (tmp_path / "file").touch()
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+  command.use_compilation_cache(None)
+  assert cache_folder() is None
 
 
 def test_programs_are_kept_nowhere_when_the_user_says_so(cache_folder):

@@ -136,6 +136,17 @@ def test_keeping_everything_of_an_endless_stream_is_refused(model):
   assert "--max_frames or --capacity" in message
 
 
+def test_no_capacity_is_enough_for_a_loop(model):
+  for options in ({}, {"capacity": 10**6}):
+    with pytest.raises(errors.InputError) as told:
+      plan(model, FULL, source(None, loop=True), **options)
+    message = str(told.value)
+    assert "no known end and policy full keeps everything" in message
+    assert "give --max_frames, or choose a policy that evicts" in message
+    assert "--capacity" not in message
+  assert plan(model, EVICTING, source(None, loop=True), capacity=99)
+
+
 def test_an_endless_stream_may_have_a_capacity(model):
   assert plan(model, FULL, source(None), capacity=640).config.capacity == 640
 
@@ -192,6 +203,30 @@ def test_a_cache_that_does_not_fit_into_memory_is_refused(model, monkeypatch):
   plan(model, dtype="bfloat16")
 
 
+@pytest.mark.parametrize(
+  ("policy", "expected", "changes", "remedy"),
+  [
+    (FULL, 10, {"max_tokens": 10**6}, "lower --max_tokens, or shorten"),
+    (EVICTING, 10, {"max_tokens": 10**6}, "lower --max_tokens, or shorten"),
+    (FULL, 10**6, {}, "lower --fps, give --max_frames, use --dtype=bfloat16"),
+    (FULL, 10, {"capacity": 10**6}, "lower --capacity, or use --dtype"),
+    (EVICTING, 10**6, {}, "give a smaller --capacity or --block_frames"),
+  ],
+)
+def test_the_flag_that_made_a_cache_too_large_is_named(
+  model, monkeypatch, policy, expected, changes, remedy
+):
+  monkeypatch.setattr(model_source, "_free_bytes", lambda: 0)
+  with pytest.raises(errors.InputError) as told:
+    plan(model, policy, source(expected), QUESTIONS, **changes)
+  assert f"GiB are free: {remedy}" in str(told.value)
+  cut = source(expected, max_frames=expected)
+  with pytest.raises(errors.InputError) as told:
+    plan(model, policy, cut, QUESTIONS, **changes)
+  remedy = remedy.replace("--fps, give --max_frames", "--max_frames")
+  assert f"GiB are free: {remedy}" in str(told.value)
+
+
 # The source.
 
 
@@ -210,8 +245,38 @@ def test_a_cache_that_does_not_fit_into_memory_is_refused(model, monkeypatch):
 )
 def test_a_file_s_frames_are_known_beforehand(clip, options, expected):
   found = session_plan.find_source(clip, **options)
-  assert found == session_plan.Source(path=clip, expected=expected, **options)
+  assert found == session_plan.Source(
+    path=clip, expected=expected, duration_s=6.0, **options
+  )
   assert not found.live
+
+
+@pytest.mark.parametrize(
+  ("options", "end_s"),
+  [
+    ({"fps": 2.0}, 6.0),
+    ({"fps": 0.4}, 6.0),
+    ({"fps": 0.01}, 6.0),
+    ({"fps": 2.0, "max_frames": 5}, 2.5),
+    ({"fps": 0.4, "max_frames": 3}, 6.0),
+    ({"fps": 2.0, "loop": True}, None),
+    ({"fps": 2.0, "loop": True, "max_frames": 50}, 25.0),
+  ],
+)
+def test_the_end_is_the_video_s_or_that_of_the_last_frame_asked_for(
+  model, clip, options, end_s
+):
+  found = session_plan.find_source(clip, **options)
+  assert found.end_s == end_s
+  if end_s is None:
+    return
+  just = (questions_lib.Question(end_s, "last?"),)
+  assert plan(model, EVICTING, found, just).questions == just
+  late = (questions_lib.Question(end_s + 0.1, "late?"),)
+  with pytest.raises(
+    errors.InputError, match=f"the stream ends at {end_s:g} s"
+  ):
+    plan(model, EVICTING, found, late)
 
 
 @pytest.fixture
@@ -242,6 +307,7 @@ def test_a_pipe_cannot_be_looped(pipe):
     ({"fps": -1.0}, "--fps is -1; it must be above 0"),
     ({"fps": float("nan")}, "--fps is nan"),
     ({"fps": float("inf")}, "--fps is inf"),
+    ({"fps": 1e308}, "--fps is 1e+308; it must be above 0 and at most 1000000"),
     ({"max_frames": 0}, "--max_frames is 0; it must be at least 1"),
     ({"max_frames": -3}, "--max_frames is -3"),
   ],
@@ -254,6 +320,11 @@ def test_rates_and_limits_that_make_no_stream_are_refused(
   assert sentence in str(told.value)
   with pytest.raises(errors.InputError):
     dataclasses.replace(source(), **changes)
+
+
+def test_what_is_empty_is_refused_for_that():
+  with pytest.raises(errors.InputError, match="/dev/null, which is empty"):
+    session_plan.find_source("/dev/null", fps=2.0)
 
 
 def test_what_is_no_video_is_refused(tmp_path):

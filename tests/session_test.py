@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from vrex_jax import errors
+from vrex_jax import interrupt
 from vrex_jax import model_source
 from vrex_jax import programs
 from vrex_jax import questions as questions_lib
@@ -77,11 +78,11 @@ def compile_once(quick_compilation):
   compile_stream = programs.compile_stream
   drivers = {}
 
-  def remembered(config, policy, *arguments, stages, **options):
+  def remembered(config, policy, *arguments, stages, report, **options):
     key = (config, policy.name, *sorted(options.items()))
     if not set(stages) <= set(drivers[key].compile_s if key in drivers else ()):
       drivers[key] = compile_stream(
-        config, policy, *arguments, stages=stages, **options
+        config, policy, *arguments, stages=stages, report=report, **options
       )
     return drivers[key]
 
@@ -121,11 +122,12 @@ def stream(
   told=None,
   source=None,
   options=OPTIONS,
+  stopped=lambda: False,
 ):
   source = source or session_plan.find_source(video_path, fps=FPS)
   plan = session_plan.plan_stream(model, policy, source, questions, options)
   told = told or Told()
-  return session.stream_policy(model, policy, plan, told.progress())
+  return session.stream_policy(model, policy, plan, told.progress(), stopped)
 
 
 # The whole film, three questions, undone.
@@ -309,11 +311,12 @@ def test_an_evicting_policy_loops_through_few_slots(model, film):
 
 def test_ctrl_c_ends_the_stream_after_the_block(model, film, asked):
   told = Told(on_frames=lambda count: signal.raise_signal(signal.SIGINT))
-  before = signal.getsignal(signal.SIGINT)
   late = questions_lib.parse_questions(["5: never"])
   options = dataclasses.replace(OPTIONS, capacity=asked.result.capacity)
-  result = stream(model, film, questions=late, told=told, options=options)
-  assert signal.getsignal(signal.SIGINT) is before
+  with interrupt.graceful() as stopped:
+    result = stream(
+      model, film, questions=late, told=told, options=options, stopped=stopped
+    )
   assert result.interrupted
   assert result.row["frames"] == len(result.frames) == BLOCK
   assert result.row["answers"] == []
@@ -327,18 +330,64 @@ def test_ctrl_c_at_a_question_keeps_its_answer_and_the_frame_at_hand(
 ):
   """The frame that came after the question is decoded, so it is streamed."""
   told = Told(on_frames=lambda count: signal.raise_signal(signal.SIGINT))
-  with pytest.raises(KeyboardInterrupt):  # the second one interrupts as usual
-    stream(model, film, questions=QUESTIONS, told=told)
+  with interrupt.graceful() as stopped, pytest.raises(KeyboardInterrupt):
+    # The second one interrupts as usual.
+    stream(model, film, questions=QUESTIONS, told=told, stopped=stopped)
   told = Told()
   pressed = told.progress()._replace(
     answer=lambda *answer: signal.raise_signal(signal.SIGINT)
   )
-  result = session.stream_policy(model, FULL, asked.plan, pressed)
+  with interrupt.graceful() as stopped:
+    result = session.stream_policy(model, FULL, asked.plan, pressed, stopped)
   assert result.interrupted
   assert result.row["frames"] == 2
   first, *more = result.row["answers"]
   assert more == []
   assert first == asked.result.row["answers"][0]
+
+
+def test_ctrl_c_before_the_first_frame_leaves_no_result(model, film, asked):
+  del asked  # its programs are compiled
+  told = Told()
+  with pytest.raises(interrupt.StoppedError):
+    stream(model, film, questions=QUESTIONS, told=told, stopped=lambda: True)
+  assert (told.said, told.notes) == ([], [])
+
+
+def test_ctrl_c_while_compiling_ends_before_the_next_stage(
+  model, film, monkeypatch
+):
+  begun = []
+  pressed = lambda: len(begun) == 2
+
+  def compile_stream(*_, stages, report, **__):
+    for stage in stages:
+      report(stage)
+      begun.append(stage)
+
+  monkeypatch.setattr(programs, "compile_stream", compile_stream)
+  with pytest.raises(interrupt.StoppedError):
+    stream(model, film, questions=QUESTIONS, stopped=pressed)
+  assert begun == ["prompt", "frame"]
+
+
+def test_ctrl_c_after_the_last_frame_leaves_out_what_comes_after(
+  model, film, asked
+):
+  done = []
+  told = Told(on_frames=done.append)
+  options = dataclasses.replace(OPTIONS, capacity=asked.result.capacity)
+  result = stream(
+    model,
+    film,
+    told=told,
+    options=options,
+    questions=QUESTIONS,
+    stopped=lambda: sum(done) == FRAMES,
+  )
+  assert result.interrupted
+  assert result.row["frames"] == FRAMES
+  assert len(result.row["answers"]) == 2
 
 
 # Files that are not as long as they say.
@@ -392,6 +441,18 @@ def test_a_question_after_an_unknown_end_is_told_at_the_end(model, film, asked):
   late = questions_lib.parse_questions(["7: late?"])
   with pytest.raises(errors.InputError, match="the stream ends at 6 s"):
     stream(model, film, source=source, questions=late, options=options)
+
+
+def test_the_end_is_the_video_s_and_not_the_next_sample_s(model, film, asked):
+  """One sample in ten seconds, of a film of six."""
+  source = session_plan.Source(path=film, fps=0.1, live=True)
+  options = dataclasses.replace(OPTIONS, capacity=asked.result.capacity)
+  late = questions_lib.parse_questions(["9: late?"])
+  with pytest.raises(errors.InputError, match="the stream ends at 6 s"):
+    stream(model, film, source=source, questions=late, options=options)
+  source = dataclasses.replace(source, max_frames=1)
+  result = stream(model, film, source=source, questions=late, options=options)
+  assert result.row["frames"] == len(result.row["answers"]) == 1
 
 
 def test_a_film_that_breaks_off_is_an_input_error(model, tmp_path):

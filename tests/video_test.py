@@ -21,6 +21,7 @@ import threading
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from vrex_jax import errors
 from vrex_jax import video
@@ -643,6 +644,38 @@ def test_empty_file_and_noise(tmp_path):
   assert "is not a video" in refusal(path)
   path.write_bytes(np.random.default_rng(0).bytes(5000))
   assert "is not a video" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff", "webp"])
+def test_still_picture(tmp_path, suffix):
+  path = tmp_path / f"a.{suffix}"
+  Image.fromarray(grey(3)).save(path)
+  assert f"{path} is a still picture" in refusal(path)
+
+
+def test_a_pipe_is_empty_once_its_writer_has_left():
+  reader, writer = os.pipe()
+  before = os.dup(0)
+  os.dup2(reader, 0)
+  try:
+    assert not video.is_empty("pipe:0")  # its writer may yet write
+    os.write(writer, b"x")
+    os.close(writer)
+    assert not video.is_empty("pipe:0")
+    os.read(0, 1)
+    assert video.is_empty("pipe:0")
+  finally:
+    os.dup2(before, 0)
+    os.close(before)
+    os.close(reader)
+
+
+def test_what_is_no_pipe_is_not_asked_whether_it_is_empty(tmp_path):
+  assert video.is_empty(os.devnull)
+  os.mkfifo(tmp_path / "pipe")  # to open it would let its writer go on
+  assert not video.is_empty(tmp_path / "pipe")
+  assert not video.is_empty(tmp_path / "nowhere")
+  assert not video.is_empty("http://nowhere/a.mp4")
 
 
 def test_mp4_that_lost_its_index(tmp_path):

@@ -1,12 +1,14 @@
 """How a script starts and fails.
 
 Every script ends with `command.run(main)`. A user's mistake (`InputError`, a
-bad flag) is one sentence on standard error and exit code 2; anything else
-keeps its traceback.
+bad flag) is one sentence on standard error and exit code 2. Ctrl-C ends with
+130 and a reader that has left (`| head`) with 141, as the shell counts signals;
+anything else keeps its traceback.
 """
 
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,9 +17,15 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from vrex_jax import record
 from vrex_jax.errors import InputError
 
-__all__ = ["run", "use_compilation_cache"]
+__all__ = ["MAX_SEED", "run", "use_compilation_cache"]
+
+MAX_SEED = 2**31 - 1
+"""Largest seed of a script; a run counts up from it without an overflow."""
+_INTERRUPTED = 128 + signal.SIGINT
+_READER_LEFT = 128 + signal.SIGPIPE
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -35,8 +43,19 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       main(arguments)
     except InputError as error:
       _fail(str(error))
+    except KeyboardInterrupt:
+      print("interrupted", file=sys.stderr)
+      sys.exit(_INTERRUPTED)
 
-  app.run(guarded, flags_parser=_parse)
+  try:
+    try:
+      app.run(guarded, flags_parser=_parse)
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    # What is left in the buffer must go somewhere when Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(_READER_LEFT)
 
 
 def use_compilation_cache(folder: str | None) -> None:
@@ -44,19 +63,44 @@ def use_compilation_cache(folder: str | None) -> None:
 
   Args:
     folder: where; "" switches the cache off; None means the user's cache
-      folder (JAX_COMPILATION_CACHE_DIR, when set, is left alone).
+      folder (JAX_COMPILATION_CACHE_DIR, when set, is left alone), or none
+      where that cannot be written.
+
+  Raises:
+    InputError: `folder` cannot be written.
   """
   if folder == "":
     return
-  if folder is None:
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-      return
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    folder = str(pathlib.Path(base) / "vrex_jax" / "xla")
-  jax.config.update("jax_compilation_cache_dir", folder)
+  if folder is not None:
+    record.check_folder(pathlib.Path(folder), "--compilation_cache", names=())
+  else:
+    folder = _user_cache()
+  if folder is not None:
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def _user_cache() -> str | None:
+  """The user's cache folder; None where nothing can be kept, or jax knows."""
+  if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    return None
+  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  folder = pathlib.Path(base) / "vrex_jax" / "xla"
+  try:
+    record.check_folder(folder, names=())
+  except InputError:
+    return None
+  return str(folder)
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:
+  for argument in arguments:
+    try:
+      argument.encode()
+    except UnicodeEncodeError:
+      return _fail(
+        f"{argument!r} is not UTF-8; texts and names must be: write it anew, or"
+        " rename the file"
+      )
   try:
     return flags.FLAGS(list(arguments))
   except flags.Error as error:

@@ -5,7 +5,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-__all__ = ["graceful"]
+__all__ = ["StoppedError", "graceful"]
+
+
+class StoppedError(Exception):
+  """The user wants to end, and nothing has been done yet that could be kept."""
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vrex_jax import sampling
 from vrex_jax.errors import InputError
 
 __all__ = ["Question", "check_times", "parse_questions"]
@@ -57,13 +58,13 @@ def check_times(questions: Sequence[Question], end_s: float) -> None:
 
   Args:
     questions: in order.
-    end_s: time the stream ends at, seconds.
+    end_s: time the stream ends at, seconds; files round it.
 
   Raises:
     InputError: a question lies after `end_s`.
   """
   for question in questions:
-    if question.time_s > end_s:
+    if question.time_s > end_s + sampling.CLOCK_ROUNDING_S:
       raise InputError(
         f"--question {question.text!r} is asked at {question.time_s:g} s, but"
         f" the stream ends at {end_s:g} s: ask earlier, or lengthen the stream"

@@ -150,8 +150,8 @@ def check_folder(
     names: of the results.
 
   Raises:
-    InputError: `out` is a file, holds a folder under the name of a result, or
-      cannot be created or written.
+    InputError: `out` is empty, is a file, holds a folder under the name of a
+      result, or cannot be created or written.
   """
   missing: list[pathlib.Path] = []
   try:

@@ -6,7 +6,7 @@ decode ─► resize ─► blocks of frames ─► driver ─► trace, answers
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +74,7 @@ def stream_policy(
   policy: policy_lib.KVPolicy,
   plan: session_plan.Plan,
   progress: Progress,
+  stopped: Callable[[], bool] = lambda: False,
 ) -> Result:
   """Streams a video through a model under one policy.
 
@@ -82,11 +83,14 @@ def stream_policy(
     policy: the policy.
     plan: from `plan_stream`, for this policy.
     progress: who is told.
+    stopped: asked before every compilation and after every frame whether the
+      user wants to end (`interrupt.graceful`).
 
   Returns:
-    The result. A keyboard interrupt ends the stream early and is marked.
+    The result; marked when it was stopped early.
 
   Raises:
+    StoppedError: it was stopped before the first frame; there is no result.
     InputError: the video breaks off, or an endless stream outgrows the
       capacity.
   """
@@ -106,8 +110,8 @@ def stream_policy(
       resident_tokens=options.resident_tokens,
     )
     embed = _embed_function(model, plan.config)
-    driver = _compile(model, policy, plan, state, embed, progress)
-    return _run(model, driver, state, embed, frames, plan, progress)
+    driver = _compile(model, policy, plan, state, embed, progress, stopped)
+    return _run(model, driver, state, embed, frames, plan, progress, stopped)
 
 
 def _embed_function(
@@ -128,11 +132,17 @@ def _compile(
   state: stream_state.StreamState,
   embed: stream.EmbedFrame,
   progress: Progress,
+  stopped: Callable[[], bool],
 ) -> programs.Driver:
   size = model.config.image.size
   options = plan.options
   talk = ("question", "answer") if plan.questions else ()
   opening = ("prompt",) if plan.text.prompt else ()
+
+  def go_on(_stage: str) -> None:
+    if stopped():
+      raise interrupt.StoppedError
+
   driver = programs.compile_stream(
     plan.config,
     policy,
@@ -144,7 +154,9 @@ def _compile(
     max_tokens=options.max_tokens,
     stop_ids=model.stop_ids,
     stages=(*opening, "frame", *talk),
+    report=go_on,
   )
+  go_on("frame")
   times = ", ".join(
     f"{stage} {seconds:.1f} s" for stage, seconds in driver.compile_s.items()
   )
@@ -162,7 +174,7 @@ class _Sample(NamedTuple):
 
 
 def _samples(
-  frames: Generator[video.VideoFrame, None, None],
+  frames: video.Frames,
   model: checkpoint_lib.Checkpoint,
 ) -> Iterator[_Sample]:
   """Frames at the model's size, decoding timed."""
@@ -185,9 +197,10 @@ def _run(
   driver: programs.Driver,
   state: stream_state.StreamState,
   embed: stream.EmbedFrame,
-  frames: Generator[video.VideoFrame, None, None],
+  frames: video.Frames,
   plan: session_plan.Plan,
   progress: Progress,
+  stopped: Callable[[], bool],
 ) -> Result:
   """Streams all frames, asking every question at its time."""
   text, options = plan.text, plan.options
@@ -229,22 +242,21 @@ def _run(
       progress.answer(question, answer, len(reply.tokens[0]))
     return run
 
-  with interrupt.graceful() as stopped:
-    for sample in _samples(frames, model):
-      run = ask_until(run, sample.time_s)
-      block.append(sample)
-      decode_s.append(sample.decode_s)
-      last = sample
-      if len(block) == driver.block_frames:
-        run = flush(run)
-      if stopped():
-        break
-    run = flush(run)
-    if not stopped():
-      end_s = run.time_s + 1.0 / plan.source.fps
-      questions_lib.check_times([question for question, _ in waiting], end_s)
-      run = ask_until(run, float("inf"))
-    interrupted = stopped()
+  for sample in _samples(frames, model):
+    run = ask_until(run, sample.time_s)
+    block.append(sample)
+    decode_s.append(sample.decode_s)
+    last = sample
+    if len(block) == driver.block_frames:
+      run = flush(run)
+    if stopped():
+      break
+  run = flush(run)
+  if not stopped():
+    end_s = _end_s(run, frames, plan.source)
+    questions_lib.check_times([question for question, _ in waiting], end_s)
+    run = ask_until(run, float("inf"))
+  interrupted = stopped()
   if interrupted:
     progress.note(
       f"interrupted after {run.frames} frames; what was done is being written"
@@ -263,6 +275,16 @@ def _run(
     capacity=plan.config.capacity,
     interrupted=interrupted,
   )
+
+
+def _end_s(
+  run: driver_lib.Run, frames: video.Frames, source: session_plan.Source
+) -> float:
+  """Time the stream has ended at: that of the video, or where it was cut."""
+  next_s = run.time_s + 1.0 / source.fps
+  if run.frames == source.max_frames:
+    return next_s
+  return min(next_s, max(frames.end_s, source.duration_s or 0.0))
 
 
 def _check_length(

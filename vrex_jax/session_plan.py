@@ -18,6 +18,7 @@ from vrex_jax.models import prompt
 
 __all__ = [
   "EVICTING_CAPACITY",
+  "MAX_FPS",
   "Options",
   "Plan",
   "Source",
@@ -26,6 +27,8 @@ __all__ = [
   "plan_stream",
 ]
 
+MAX_FPS = 1_000_000
+"""Most samples per second of video; no camera comes near."""
 EVICTING_CAPACITY = 8192
 """Slots an evicting policy gets by default, beside one block and a question."""
 
@@ -40,6 +43,7 @@ class Source:
     max_frames: stop after this many; None for all.
     loop: start again at the end of the file, without end.
     expected: frames it will give, where that can be known (`find_source`).
+    duration_s: declared length of the video, where it declares one.
     live: has no declared end: a camera, a network stream.
   """
 
@@ -48,13 +52,24 @@ class Source:
   max_frames: int | None = None
   loop: bool = False
   expected: int | None = None
+  duration_s: float | None = None
   live: bool = False
 
+  @property
+  def end_s(self) -> float | None:
+    """Time the stream ends at, seconds, where that can be known."""
+    ends = []
+    if self.expected is not None:
+      ends.append(self.expected / self.fps)
+    if self.duration_s is not None and not self.loop:
+      ends.append(self.duration_s)
+    return min(ends, default=None)
+
   def __post_init__(self):
-    if not 0.0 < self.fps < float("inf"):
+    if not 0.0 < self.fps <= MAX_FPS:
       raise InputError(
-        f"--fps is {self.fps:g}; it must be above 0 frames per second: try"
-        " --fps=2"
+        f"--fps is {self.fps:g}; it must be above 0 and at most {MAX_FPS}"
+        " frames per second: try --fps=2"
       )
     if self.max_frames is not None and self.max_frames < 1:
       raise InputError(
@@ -83,7 +98,7 @@ class Options:
     lookahead_query: "own" or "next".
     recent_tokens: window always attended; one frame when None.
     resident_tokens: window on the device; everything when None.
-    record: keep queries and keys.
+    record: keep queries, keys and values.
   """
 
   capacity: int | None = None
@@ -142,10 +157,15 @@ def find_source(
     loop: start again at the end, without end.
 
   Raises:
-    InputError: `fps` or `max_frames` cannot be used, or the source is not a
-      video (`video.probe`).
+    InputError: `fps` or `max_frames` cannot be used, the source is empty or
+      not a video (`video.probe`), or a pipe is to be looped.
   """
   source = Source(path=path, fps=fps, max_frames=max_frames, loop=loop)
+  if video.is_empty(path):
+    raise InputError(
+      f"--video is {path}, which is empty; a video is expected: name a file, or"
+      " check what writes to it"
+    )
   opens_again = video.opens_again(path)
   if loop and not opens_again:
     raise InputError(
@@ -159,7 +179,12 @@ def find_source(
     expected = max(1, int(np.ceil(duration_s * fps)))
     if max_frames is not None:
       expected = min(expected, max_frames)
-  return dataclasses.replace(source, expected=expected, live=duration_s is None)
+  return dataclasses.replace(
+    source,
+    expected=expected,
+    duration_s=duration_s,
+    live=duration_s is None,
+  )
 
 
 def plan_stream(
@@ -185,8 +210,8 @@ def plan_stream(
     InputError: the video, a question's time, the capacity or the memory does
       not do.
   """
-  if source.expected is not None:
-    questions_lib.check_times(questions, source.expected / source.fps)
+  if source.end_s is not None:
+    questions_lib.check_times(questions, source.end_s)
   encode = lambda question: prompt.question_tokens(
     model.template, model.tokenizer, question.text
   )
@@ -197,19 +222,19 @@ def plan_stream(
   )
   if options.block_frames is None:
     options = dataclasses.replace(options, block_frames=1 if source.live else 8)
-  config = _stream_config(model, policy, options, text, source.expected)
+  config = _stream_config(model, policy, source, options, text)
   return Plan(config, source, tuple(questions), text, options)
 
 
 def _stream_config(
   model: checkpoint_lib.Checkpoint,
   policy: policy_lib.KVPolicy,
+  source: Source,
   options: Options,
   text: Texts,
-  expected: int | None,
 ) -> stream_state.StreamConfig:
   decoder = model.config.decoder
-  capacity = _plan_capacity(model, policy, options, text, expected)
+  capacity = _plan_capacity(model, policy, source, options, text)
   grid = model.config.connector.pooled_grid
   config = stream_state.StreamConfig(
     decoder=decoder,
@@ -232,29 +257,77 @@ def _stream_config(
   model_source.check_memory(
     config.num_slots * slot_bytes,
     f"a KV cache of {capacity} slots",
-    "lower --max_frames or --capacity, use --dtype=bfloat16, or choose a"
-    " policy that evicts (sliding_window, streaming_llm)",
+    _smaller_cache(policy, source, options, capacity, text),
   )
   return config
+
+
+def _talk_tokens(options: Options, text: Texts) -> int:
+  """Slots for questions and answers: of all, or of the longest when undone."""
+  asked = [len(ids) + options.max_tokens for ids in text.questions]
+  if options.keep_questions:
+    return sum(asked) + len(asked) * len(text.resume)
+  return max(asked, default=0)
+
+
+def _smaller_cache(
+  policy: policy_lib.KVPolicy,
+  source: Source,
+  options: Options,
+  capacity: int,
+  text: Texts,
+) -> str:
+  """What makes a cache fit into memory: names the flag that made it large."""
+  if options.capacity is not None:
+    return "lower --capacity, or use --dtype=bfloat16"
+  if 2 * _talk_tokens(options, text) > capacity:
+    return "lower --max_tokens, or shorten or leave out a --question"
+  if policy.needs.evicts:
+    return (
+      "give a smaller --capacity or --block_frames, or use --dtype=bfloat16"
+    )
+  fewer = "lower --fps, give --max_frames"
+  if source.expected == source.max_frames:
+    fewer = "lower --max_frames"
+  return (
+    f"{fewer}, use --dtype=bfloat16, or choose a policy that evicts"
+    " (sliding_window, streaming_llm)"
+  )
+
+
+def _check_endless(
+  policy: policy_lib.KVPolicy, source: Source, options: Options
+) -> None:
+  """Refuses to keep everything of a stream that outgrows the cache.
+
+  A loop outgrows every capacity; what is live may end before it does.
+  """
+  if options.capacity is not None and not source.loop:
+    return
+  or_capacity = "" if source.loop else " or --capacity"
+  raise InputError(
+    f"the stream has no known end and policy {policy.name} keeps everything; a"
+    f" fixed cache would run full: give --max_frames{or_capacity}, or choose a"
+    " policy that evicts (sliding_window, streaming_llm)"
+  )
 
 
 def _plan_capacity(
   model: checkpoint_lib.Checkpoint,
   policy: policy_lib.KVPolicy,
+  source: Source,
   options: Options,
   text: Texts,
-  expected: int | None,
 ) -> int:
   """Slots of the cache: what the stream needs, or what the user gave."""
   per_frame = model.config.tokens_per_frame
-  asked = [len(ids) + options.max_tokens for ids in text.questions]
-  if options.keep_questions:
-    talk = sum(asked) + len(asked) * len(text.resume)
-  else:
-    talk = max(asked, default=0)
+  expected = source.expected
+  talk = _talk_tokens(options, text)
   whole = None
   if expected is not None:
     whole = len(text.prompt) + expected * per_frame + talk
+  elif not policy.needs.evicts:
+    _check_endless(policy, source, options)
   if options.capacity is not None:
     short = whole is not None and options.capacity < whole
     if short and not policy.needs.evicts:
@@ -266,15 +339,8 @@ def _plan_capacity(
         " (sliding_window, streaming_llm)"
       )
     return options.capacity
-  if not policy.needs.evicts:
-    if whole is None:
-      raise InputError(
-        f"the stream has no known end and policy {policy.name} keeps"
-        " everything; a fixed cache would run full: give --max_frames or"
-        " --capacity, or choose a policy that evicts (sliding_window,"
-        " streaming_llm)"
-      )
-    return whole
   block = (options.block_frames or 1) * per_frame
   bounded = EVICTING_CAPACITY + block + talk
-  return bounded if whole is None else min(whole, bounded)
+  if whole is None:
+    return bounded
+  return min(whole, bounded) if policy.needs.evicts else whole

@@ -8,10 +8,13 @@ an array. Pictures keep their size (`resize.py` makes the model's) and are taken
 as coded: pixels that are not square stay so.
 """
 
+import fcntl
 import itertools
 import math
 import os
+import select
 import stat
+import termios
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
@@ -22,7 +25,17 @@ from vrex_jax import video_file
 from vrex_jax.errors import InputError
 from vrex_jax.typing import Frame
 
-__all__ = ["VideoFrame", "VideoInfo", "opens_again", "probe", "read_frames"]
+__all__ = [
+  "Frames",
+  "VideoFrame",
+  "VideoInfo",
+  "is_empty",
+  "opens_again",
+  "probe",
+  "read_frames",
+]
+
+_STANDARD_INPUT = ("pipe:", "pipe:0", "fd:", "/dev/stdin")
 
 
 class VideoFrame(NamedTuple):
@@ -65,7 +78,7 @@ def read_frames(
   fps: float,
   max_frames: int | None = None,
   loop: bool = False,
-) -> Generator[VideoFrame, None, None]:
+) -> "Frames":
   """Decodes a video, sampled at a steady rate.
 
   Sample k is the picture on the screen k / fps seconds after the first one
@@ -81,7 +94,7 @@ def read_frames(
 
   Returns:
     Generator of `VideoFrame`, times strictly increasing. The file is closed at
-    its end, by its `close`, or when it is dropped.
+    the generator's end, by its `close`, or when it is dropped.
 
   Raises:
     InputError: on the call: an fps or max_frames not above 0, PyAV missing, no
@@ -106,8 +119,7 @@ def read_frames(
       f"max_frames is {max_frames}; it must be at least 1: leave it out to read"
       " the whole video"
     )
-  frames = _read(os.fspath(source), fps, max_frames, loop)
-  return _Resumed(next(frames), frames)
+  return Frames(os.fspath(source), fps, max_frames, loop)
 
 
 def probe(source: str | os.PathLike[str]) -> VideoInfo:
@@ -161,37 +173,88 @@ def opens_again(source: str | os.PathLike[str]) -> bool:
   return stat.S_ISREG(kind) or stat.S_ISDIR(kind)
 
 
-class _Resumed(Generator[VideoFrame, None, None]):
-  """A generator and the frame already taken from it.
+def is_empty(source: str | os.PathLike[str]) -> bool:
+  """Whether a source that is no file has ended before its first byte.
+
+  So it is with /dev/null, and with standard input where its writer has left.
+  Nothing is read and nothing waited for: a writer that has yet to write counts.
+
+  Args:
+    source: path, or URL that PyAV opens.
+
+  Example:
+    >>> is_empty("/dev/null"), is_empty("clip.mp4")
+    (True, False)
+  """
+  source = os.fspath(source)
+  is_input = source in _STANDARD_INPUT
+  try:
+    status = os.fstat(0) if is_input else os.stat(source)
+    if os.path.samestat(status, os.stat(os.devnull)):
+      return True
+    if not is_input or not stat.S_ISFIFO(status.st_mode):
+      return False
+    readable, _, _ = select.select([0], [], [], 0.0)
+    waiting = fcntl.ioctl(0, termios.FIONREAD, bytes(4))
+  except (OSError, ValueError):
+    return False
+  return bool(readable) and not any(waiting)
+
+
+class Frames(Generator[VideoFrame, None, None]):
+  """Sampled pictures of a source, from `read_frames`.
 
   Not a generator function: closing one that has not started would not close
   the file.
+
   """
 
   def __init__(
-    self, first: VideoFrame, rest: Generator[VideoFrame, None, None]
+    self, source: str, fps: float, max_frames: int | None, loop: bool
   ):
-    self._first: VideoFrame | None = first
-    self._rest = rest
+    self._clock = _Clock()
+    self._rest = _read(source, fps, max_frames, loop, self._clock)
+    self._first: VideoFrame | None = next(self._rest)
+
+  @property
+  def end_s(self) -> float:
+    """End of the last picture decoded so far, seconds since the first began."""
+    return self._clock.end_s
 
   def send(self, value: None) -> VideoFrame:
+    """Decodes up to the next frame."""
     first, self._first = self._first, None
     return self._rest.send(value) if first is None else first
 
   def throw(self, *error: Any) -> VideoFrame:
+    """Raises inside, as for every generator; closes the file."""
     self._first = None
     return self._rest.throw(*error)
 
   def close(self) -> None:
+    """Closes the file."""
     self._first = None
     self._rest.close()
 
 
+class _Clock:
+  """Dynamic. How far decoding has come; apart, as `Frames` must not be kept."""
+
+  end_s = 0.0
+
+  def watch(
+    self, pictures: Iterator[tuple[float, float, Any]]
+  ) -> Iterator[tuple[float, float, Any]]:
+    for picture in pictures:
+      self.end_s = picture[1]
+      yield picture
+
+
 def _read(
-  source: str, fps: float, max_frames: int | None, loop: bool
+  source: str, fps: float, max_frames: int | None, loop: bool, clock: _Clock
 ) -> Generator[VideoFrame, None, None]:
   shown, pixels = None, np.zeros(0, np.uint8)
-  samples = sampling.sample(_play(source, loop), fps=fps)
+  samples = sampling.sample(clock.watch(_play(source, loop)), fps=fps)
   for index, picture in itertools.islice(samples, max_frames):
     if picture is not shown:
       shown, pixels = picture, video_file.upright(picture)

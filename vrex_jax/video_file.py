@@ -14,6 +14,7 @@ lossy links (MPEG-TS, HLS) may lose pictures on the way without an error.
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -261,6 +262,12 @@ def _open(source: str) -> Any:
     container.close()
     raise InputError(
       f"{source} is a text file; a video is expected: check the path"
+    )
+  # Such readers take a file for one picture; in a pipe there may be many.
+  if container.format.name.endswith("_pipe") and os.path.isfile(source):
+    container.close()
+    raise InputError(
+      f"{source} is a still picture; a video is expected: check the path"
     )
   return container
 

@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 
+from tests import scripts
 from vrex_jax.benchmark import rows
 
 _WITHOUT_TORCH = """
@@ -58,25 +59,63 @@ def test_smoke_writes_rows_of_the_schema_and_a_picture(repository, tmp_path):
   assert config["cache_tokens"] == [100]
 
 
-@pytest.mark.parametrize(
-  ("arguments", "sentence"),
-  [
-    (["--shape=narrow", "--smoke=false"], "unknown shape 'narrow'"),
-    (["--forced_ratio=0.05"], "names only full, which is never forced"),
-    (["--forced_ratio=some"], "--forced_ratio has 'some'"),
-    (["--policy=nothing"], "'nothing' is not a known policy"),
-    (["--policy=sliding_window", "--forced_ratio=0.1"], "evicts"),
-    (["--against=hf", "--with_vision"], "leave out --with_vision"),
-    (["--threads=4096"], "--threads is 4096"),
-  ],
-)
-def test_a_mistake_is_one_sentence_and_exit_code_2(
-  repository, arguments, sentence
-):
-  done = benchmark(repository, *arguments)
-  assert done.returncode == 2
-  assert sentence in done.stderr
-  assert len(done.stderr.splitlines()) == 1
+SMOKE_SHAPE = ["--smoke=false", "--shape=smoke"]
+MISTAKES = {
+  "shape": (["--shape=narrow", "--smoke=false"], "unknown shape 'narrow'"),
+  "nothing to force": (["--forced_ratio=0.05"], '--policy "full | resv"'),
+  "no ratio": (["--forced_ratio=some"], "--forced_ratio has 'some'"),
+  "policy": (["--policy=nothing"], "'nothing' is not a known policy"),
+  "evicts": (
+    ["--policy=sliding_window", "--forced_ratio=0.1"],
+    "keep_prompt=True), which evicts; only a policy that can recall",
+  ),
+  "against vision": (
+    ["--against=hf", "--with_vision"],
+    "leave out --with_vision",
+  ),
+  "threads": (["--threads=4096"], "--threads is 4096"),
+  "no cache": ([*SMOKE_SHAPE, "--cache_tokens="], "--cache_tokens is empty"),
+  "no frame": ([*SMOKE_SHAPE, "--frame_tokens="], "--frame_tokens is empty"),
+  "less than a frame": (
+    [*SMOKE_SHAPE, "--video=a.mp4", "--cache_tokens=8,3", "--frame_tokens=4"],
+    "--cache_tokens has 3, less than the 4 tokens of one frame",
+  ),
+  "seed too large": ([f"--seed={2**31}"], "seed"),
+  "seed negative": (["--seed=-1"], "seed"),
+  "out taken": (["--out=taken"], "where plot.png is a folder"),
+}
+
+
+@pytest.fixture(scope="module")
+def mistaken(repository, tmp_path_factory):
+  """How every mistake ended, by name; the help last."""
+  folder = tmp_path_factory.mktemp("mistakes")
+  (folder / "taken" / "plot.png").mkdir(parents=True)
+  cases = {
+    **{name: ["--smoke", *case] for name, (case, _) in MISTAKES.items()},
+    "help": ["--help"],
+  }
+  done = scripts.run_each(
+    repository / "experiments" / "benchmark_streaming.py",
+    list(cases.values()),
+    folder=folder,
+    modules=("absl.app", "tqdm", "vrex_jax.benchmark.clip", "vrex_jax.command"),
+  )
+  return dict(zip(cases, done, strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_code_2(mistaken, name):
+  done = mistaken[name]
+  assert (done.code, done.stdout) == (2, ""), done
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("error: ")
+  assert MISTAKES[name][1] in line
+
+
+def test_help_shows_an_example_that_can_be_pasted(mistaken):
+  assert mistaken["help"].code == 0
+  assert "--policy full \\\n      --cache_tokens" in mistaken["help"].stdout
 
 
 def test_without_torch_the_remedy_is_named(repository):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 import types
 import wave
@@ -15,6 +16,7 @@ import wave
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import scripts
 from tests.parity import references
@@ -79,7 +81,10 @@ def place(tmp_path_factory):
   os.mkfifo(folder / "pipe")
   write_checkpoints(folder)
   (folder / "taken" / "metrics.json").mkdir(parents=True)
+  for name in ("record.npz", f"trace_{WINDOW_SLUG}.npz"):
+    (folder / f"taken by {name}" / name).mkdir(parents=True)
   (folder / "dangling").symlink_to(folder / "nowhere")
+  Image.new("RGB", (48, 32)).save(folder / "still.png")
   return folder
 
 
@@ -120,6 +125,9 @@ MISTAKES = {
   "text file": (["--video=text.txt"], "text.txt is"),
   "sound alone": (["--video=sound.wav"], "no moving pictures but only audio"),
   "cut short": (["--video=cut.mp4"], "get a complete copy"),
+  "still picture": (["--video=still.png"], "still.png is a still picture"),
+  "null device": (["--video=/dev/null"], "/dev/null, which is empty"),
+  "empty pipe": (["--video=pipe:0"], "pipe:0, which is empty"),
   "late question": (
     [FILM, "--question=7: late?"],
     "asked at 7 s, but the stream ends at 6 s",
@@ -128,8 +136,17 @@ MISTAKES = {
     [FILM, "--max_frames=4", "--question=3: late?"],
     "the stream ends at 2 s",
   ),
+  "late question, seldom sampled": (
+    [FILM, "--fps=0.01", "--question=99: late?"],
+    "the stream ends at 6 s",
+  ),
   "question without time": ([FILM, "--question=what?"], "'seconds: text'"),
   "question in minutes": ([FILM, "--question=0:05: what?"], "not minutes"),
+  "question in Latin-1": ([FILM, "--question=0: \udce9"], "is not UTF-8"),
+  "system in Latin-1": (
+    [FILM, "--template=qwen2", "--system=\udce9"],
+    "'--system=\\udce9' is not UTF-8",
+  ),
   "unknown policy": ([FILM, "--policy=ful"], "(did you mean full?)"),
   "unknown policy argument": (
     [FILM, "--policy=sliding_window(frame=2)"],
@@ -150,6 +167,14 @@ MISTAKES = {
   "fps 0": ([FILM, "--fps=0"], "--fps is 0; it must be above 0"),
   "fps nan": ([FILM, "--fps=nan"], "--fps is nan; it must be above 0"),
   "fps word": ([FILM, "--fps=fast"], "fast"),
+  "fps large": ([FILM, "--fps=1e308"], "--fps is 1e+308"),
+  "many tokens": (
+    [FILM, "--question=0: a", f"--max_tokens={10**12}"],
+    "lower --max_tokens",
+  ),
+  "many frames": ([FILM, "--fps=1e6"], "lower --fps, give --max_frames"),
+  "seed too large": ([FILM, f"--seed={2**31}"], "seed"),
+  "seed negative": ([FILM, "--seed=-1"], "seed"),
   "max_frames 0": ([FILM, "--max_frames=0"], "--max_frames is 0"),
   "small capacity": ([FILM, "--max_frames=3", "--capacity=10"], "raise it to"),
   "unknown preset": ([FILM, "--preset=huge"], "unknown preset 'huge'"),
@@ -183,6 +208,10 @@ MISTAKES = {
   ),
   "pipe in a loop": (["--video=pipe", "--loop"], "leave out --loop"),
   "endless": ([FILM, "--loop"], "no known end and policy full keeps"),
+  "endless with capacity": (
+    [FILM, "--loop", "--capacity=200"],
+    "give --max_frames, or choose a policy that evicts",
+  ),
   "endless pipe": (["--video=pipe"], "no known end and policy full keeps"),
 }
 
@@ -199,6 +228,27 @@ PLACES = {
     "cannot be written",
   ),
   "out taken": ([FILM, "--out=taken"], "where metrics.json is a folder"),
+  "out taken by record": (
+    [FILM, "--record", "--out=taken by record.npz"],
+    "where record.npz is a folder",
+  ),
+  "out taken by second policy": (
+    [
+      FILM,
+      f"--policy=full | {WINDOW}",
+      f"--out=taken by trace_{WINDOW_SLUG}.npz",
+    ],
+    f"where trace_{WINDOW_SLUG}.npz is a folder",
+  ),
+  "profile empty": ([FILM, "--profile="], "--profile is empty"),
+  "cache file": (
+    [FILM, "--compilation_cache=text.txt"],
+    "--compilation_cache is 'text.txt', which is a file",
+  ),
+  "cache proc": (
+    [FILM, "--compilation_cache=/proc/x"],
+    "--compilation_cache is '/proc/x', which cannot be written",
+  ),
   "out proc": ([FILM, "--out=/proc/x"], "cannot be written"),
   "profile file": ([FILM, "--profile=text.txt"], "--profile is 'text.txt'"),
 }
@@ -224,10 +274,11 @@ def listing(folder):
 
 @pytest.mark.parametrize("name", [*MISTAKES, *PLACES])
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistaken, name):
-  if name == "out proc" and not os.path.isdir("/proc/self"):
+  if "proc" in name and not os.path.isdir("/proc/self"):
     pytest.skip("no /proc on this system")
   done = mistaken.ended[name]
   assert done.code == 2, done
+  assert "compiled" not in done.stdout  # found before the work
   assert "Traceback" not in done.stderr
   (line,) = done.stderr.splitlines()
   assert line.startswith("error: ")
@@ -236,6 +287,19 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(mistaken, name):
 
 def test_no_mistake_leaves_anything_behind(mistaken):
   assert mistaken.after == mistaken.before
+
+
+def test_what_will_not_be_written_may_be_a_folder(run):
+  """Without --record, record.npz is nobody's; nor is a second policy's."""
+  for name in ("record.npz", f"trace_{WINDOW_SLUG}.npz"):
+    (done,) = run([FILM, f"--out=taken by {name}", "--policy=ful"])
+    assert "not a known policy" in done.stderr
+
+
+def test_help_shows_an_example_that_can_be_pasted(run):
+  (done,) = run(["--help"])
+  assert done.code == 0
+  assert "--video clip.mp4 \\\n      --policy" in done.stdout
 
 
 # Runs that are kept.
@@ -463,28 +527,39 @@ def test_random_weights_are_said_to_be_random(first, later):
   assert "preset" not in first.config
 
 
-def test_ctrl_c_keeps_what_was_done(repository, place, environment, later):
+@pytest.fixture
+def press_ctrl_c(repository, place, environment):
+  """Runs the script and presses Ctrl-C so long after a line of it."""
+
+  def run_until(said, arguments, *, after_s=0.0):
+    script = repository / "experiments" / "stream_video.py"
+    with subprocess.Popen(
+      [sys.executable, "-u", str(script), *arguments],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=place,
+      env=environment,
+    ) as process:
+      lines = []
+      for line in process.stdout:
+        lines.append(line)
+        if said in line:
+          time.sleep(after_s)
+          process.send_signal(signal.SIGINT)
+      stderr = process.stderr.read()
+    return process.returncode, "".join(lines), stderr
+
+  return run_until
+
+
+def test_ctrl_c_keeps_what_was_done(press_ctrl_c, place, later):
   del later  # its programs are compiled
-  script = repository / "experiments" / "stream_video.py"
-  policies = f"--policy={WINDOW} | full"
+  policies = f"--policy={WINDOW} | streaming_llm"
   arguments = [*ASKED, "--loop", policies, "--out=runs/stopped"]
-  with subprocess.Popen(
-    [sys.executable, "-u", str(script), *arguments],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    cwd=place,
-    env=environment,
-  ) as process:
-    said = []
-    for line in process.stdout:
-      said.append(line)
-      if "first?" in line:
-        process.send_signal(signal.SIGINT)
-    stderr = process.stderr.read()
-  text = "".join(said)
-  assert (process.returncode, stderr) == (0, ""), text
-  assert "not run: full" in text
+  code, text, stderr = press_ctrl_c("first?", arguments)
+  assert (code, stderr) == (0, ""), text
+  assert "not run: streaming_llm" in text
   kept = read_run(place / "runs" / "stopped")
   assert kept.metrics["interrupted"] is True
   (row,) = kept.metrics["rows"]
@@ -493,3 +568,26 @@ def test_ctrl_c_keeps_what_was_done(repository, place, environment, later):
   assert len(kept.frames) == row["frames"]
   assert row["answers"][0]["question"] == "first?"
   assert "trace.npz" in kept.files
+
+
+def test_ctrl_c_while_another_policy_compiles_keeps_those_before(
+  press_ctrl_c, place, later
+):
+  del later
+  policies = "--policy=sliding_window(frames=2) | sliding_window(frames=7)"
+  arguments = [*ASKED, "--question=6: last?", policies, "--out=runs/half"]
+  # By then the first policy has no work left that Ctrl-C might cut short.
+  code, text, stderr = press_ctrl_c("last?", arguments, after_s=0.3)
+  assert (code, stderr) == (0, ""), text
+  assert "not run: sliding_window(frames=7" in text
+  kept = read_run(place / "runs" / "half")
+  assert kept.metrics["interrupted"] is True
+  (row,) = kept.metrics["rows"]
+  assert (row["frames"], len(row["answers"])) == (FRAMES, 3)
+
+
+def test_ctrl_c_before_the_first_frame_writes_nothing(press_ctrl_c, place):
+  arguments = [FILM, "--policy=sliding_window(frames=5)", "--out=runs/none"]
+  code, text, stderr = press_ctrl_c("model ", arguments, after_s=0.3)
+  assert (code, stderr) == (130, "interrupted\n"), text
+  assert not (place / "runs" / "none").exists()

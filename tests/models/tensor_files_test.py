@@ -109,8 +109,24 @@ def test_a_missing_shard_is_named(matrix, tmp_path):
 def test_a_tensor_the_shard_lacks_is_named(matrix, tmp_path):
   _write_shards(tmp_path, {"a": matrix, "b": matrix})
   _save(tmp_path / "model-1.safetensors", c=matrix)
-  with pytest.raises(InputError, match=r"promises b in model-1\.safetensors"):
+  promise = r"promises b in model-1\.safetensors, which does not hold it"
+  with pytest.raises(
+    InputError, match=rf"{promise} \(no file does; 1 misplaced"
+  ):
     tensor_files.list_tensors(tmp_path)
+
+
+def test_a_tensor_in_another_shard_is_found_there(matrix, tmp_path):
+  _write_shards(tmp_path, {"a": matrix, "b": matrix, "c": matrix})
+  index = tmp_path / "model.safetensors.index.json"
+  shards = [f"model-{number}.safetensors" for number in (1, 1, 0)]
+  moved = dict(zip("abc", shards, strict=True))
+  index.write_text(json.dumps({"weight_map": moved}))
+  with pytest.raises(InputError) as told:
+    tensor_files.list_tensors(tmp_path)
+  message = str(told.value)
+  assert "promises a in model-1.safetensors, which does not hold it" in message
+  assert "(model-0.safetensors does; 2 misplaced in all)" in message
 
 
 def test_an_index_without_a_map_is_refused(tmp_path):

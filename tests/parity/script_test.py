@@ -50,6 +50,13 @@ def test_without_torch_the_script_exits_with_2(repository, tmp_path):
   assert done.stdout == ""
 
 
+def test_an_empty_question_is_the_user_s_mistake(repository, tmp_path):
+  done = _check(repository, tmp_path, "--question= ")
+  assert (done.returncode, done.stdout) == (2, "")
+  assert done.stderr.startswith("error: --question is empty; it must hold text")
+  assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parity
 @pytest.mark.usefixtures("torch_and_transformers")
 @pytest.mark.parametrize("name", ["onevision_even", "parts"])

@@ -34,7 +34,8 @@ def check(policy: policy_lib.KVPolicy, ratio: float) -> None:
   if policy.needs.evicts:
     raise InputError(
       f"--forced_ratio was given for {policy.name}, which evicts; only a policy"
-      " that can recall may be given other slots: leave it out"
+      " that can recall may be given other slots: name such a one, as in"
+      ' --policy "full | resv"'
     )
   if not 0.0 <= ratio <= 1.0:
     raise InputError(

@@ -225,8 +225,8 @@ def question_tokens(
   """
   if not question.strip():
     raise InputError(
-      "a question is empty; it needs text: write --question '12.5: what is"
-      " happening?'"
+      "a question is empty; it must hold text: write out what to ask, such as"
+      " 'what is happening?'"
     )
   _check_special_tokens(template, tokenizer)
   return tokenizer.encode(template.question.replace("{question}", question))

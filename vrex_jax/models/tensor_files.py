@@ -222,9 +222,13 @@ def _list_shards(
     name for name, shard in shard_of.items() if name not in shards[shard]
   )
   if lost:
+    name, shard = lost[0], shard_of[lost[0]]
+    holders = [other for other in sorted(shards) if name in shards[other]]
+    found = f"{holders[0]} does" if holders else "no file does"
     raise InputError(
-      f"{index} promises {lost[0]} in {shard_of[lost[0]]}, and {len(lost) - 1}"
-      " more, which are not there: copy the directory again"
+      f"{index} promises {name} in {shard}, which does not hold it ({found};"
+      f" {len(lost)} misplaced in all); the index and the shards must be of one"
+      " checkpoint: copy the directory again"
     )
   return {name: shards[shard][name] for name, shard in shard_of.items()}
 
