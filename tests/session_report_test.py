@@ -286,6 +286,7 @@ def a_record(random, valid):
   return stream.Record(
     query=heads(decoder.num_heads),
     key=heads(decoder.num_kv_heads),
+    value=heads(decoder.num_kv_heads),
     position=number(),
     frame=number(),
     kind=number().astype(np.int8),
@@ -303,7 +304,7 @@ def test_recorded_chunks_lie_end_to_end_without_shared_padding():
   assert found["query"].shape == (LAYERS, 2, decoder.num_heads, 4, 8)
   assert found["key"].shape == (LAYERS, 2, decoder.num_kv_heads, 4, 8)
   for column, (one, source) in enumerate(kept):
-    for name in ("query", "key"):
+    for name in ("query", "key", "value"):
       np.testing.assert_array_equal(
         found[name][:, :, :, column],
         getattr(records[one], name)[:, :, :, source],

@@ -18,7 +18,15 @@ from vrex_jax.models import cache as cache_lib
 from vrex_jax.models import rotary
 from vrex_jax.typing import Array, Bitmap, Bool, Float, Int
 
-__all__ = ["Attended", "ChunkInputs", "SlotSets", "attend", "slot_sets"]
+__all__ = [
+  "Attended",
+  "ChunkInputs",
+  "SlotSets",
+  "attend",
+  "attended_slots",
+  "driver_counts",
+  "slot_sets",
+]
 
 
 class SlotSets(NamedTuple):
@@ -117,10 +125,17 @@ def slot_sets(
   )
 
 
-def _part_slots(
-  parts: tuple[policy_lib.Part, ...], sets: SlotSets, rows: int
+def attended_slots(
+  selection: policy_lib.Selection, sets: SlotSets, rows: int
 ) -> list[Bitmap]:
-  """Every part's set, u32[B, A, S / 32]; recent slots join the first part."""
+  """Every part's set, u32[B, A, S / 32]; recent slots join the first part.
+
+  Args:
+    selection: batched over B.
+    sets: of the layer.
+    rows: A.
+  """
+  parts = selection.parts
   per_row = lambda sets_: jnp.repeat(sets_, rows // sets_.shape[1], axis=1)
   live, recent = per_row(sets.live), per_row(sets.recent)
   for part in parts:
@@ -183,15 +198,24 @@ def _part_rotation(
   return attention.KeyRotation(cache.slots.position, frequencies, target)
 
 
-def _count(
+def driver_counts(
   slots: list[Bitmap],
   sets: SlotSets,
-  prefetched: Bitmap | None,
-  chunk: ChunkInputs,
+  valid: Bool,
   seen: Int,
   kv_heads: int,
+  prefetched: Bitmap | None = None,
 ) -> policy_lib.Counts:
-  """The driver's counts of one layer: i32[B, K] each."""
+  """The driver's counts of one layer: i32[B, K] each.
+
+  Args:
+    slots: from `attended_slots`.
+    sets: of the layer.
+    valid: b[B, T], tokens of the chunk.
+    seen: i32[B], tokens before it.
+    kv_heads: K.
+    prefetched: u32[B, A, S / 32], asked for by the previous step.
+  """
   batch, rows, _ = slots[0].shape
   group = lambda rows_: rows_.reshape(batch, kv_heads, rows // kv_heads, -1)
 
@@ -216,7 +240,7 @@ def _count(
   )
   held = jnp.broadcast_to(bitmap.count(sets.live), (batch, kv_heads))
   return policy_lib.zero_counts((batch, kv_heads))._replace(
-    chunk_tokens=wide(jnp.sum(chunk.valid, axis=-1, dtype=jnp.int32)),
+    chunk_tokens=wide(jnp.sum(valid, axis=-1, dtype=jnp.int32)),
     past_seen=wide(seen),
     past_held=held,
     past_attended=jnp.sum(group(attended[..., None]), axis=(-1, -2)),
@@ -303,7 +327,7 @@ def attend(
   """
   here = sets.at(layer)
   heads, kv_heads = chunk.query.shape[1], chunk.key.shape[1]
-  slots = _part_slots(selection.parts, here, rows)
+  slots = attended_slots(selection, here, rows)
   own = attention.chunk_attention(
     chunk.query, chunk.key, chunk.value, chunk.valid
   )
@@ -332,6 +356,6 @@ def attend(
   out, lse = attention.merge(tuple(partials))
   return Attended(
     out=attention.ungroup_queries(out, heads),
-    counts=_count(slots, here, prefetched, chunk, seen, kv_heads),
+    counts=driver_counts(slots, here, chunk.valid, seen, kv_heads, prefetched),
     mass=_mass(scored, cache, layer, chunk, lse) if want_mass else None,
   )

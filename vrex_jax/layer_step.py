@@ -25,6 +25,7 @@ __all__ = [
   "batched_view",
   "chunk_context",
   "layer_step",
+  "select_slots",
 ]
 
 
@@ -114,7 +115,7 @@ def batched_view(
   return view, axes
 
 
-def _select(
+def select_slots(
   policy: policy_lib.KVPolicy,
   state: Any,
   cache: cache_lib.KVCache,
@@ -193,7 +194,7 @@ def layer_step(
   counts = policy_lib.zero_counts((config.batch, config.decoder.num_kv_heads))
   selection = policy_lib.attend_all()
   if retrieves and config.lookahead == 0:
-    selection, policy_state, counts = _select(
+    selection, policy_state, counts = select_slots(
       policy,
       policy_state,
       cache,
@@ -214,7 +215,7 @@ def layer_step(
       following = {"params": params[f"layers_{ahead}"]}
       ahead_raw = module.apply(following, hidden, method="project_query")
     ahead_query = rotary.rotate_by(ahead_raw, context.turn)
-    chosen, policy_state, ahead_counts = _select(
+    chosen, policy_state, ahead_counts = select_slots(
       policy,
       policy_state,
       cache,

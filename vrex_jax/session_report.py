@@ -136,9 +136,9 @@ def record_arrays(
     records: chunks in order.
 
   Returns:
-    query f[L, B, N, ΣT, H] and key f[L, B, K, ΣT, H], rotated; position,
-    frame, kind, valid [B, ΣT]; event i32[ΣT], the chunk a token came in;
-    frequencies f32[H / 2], radians per position.
+    query f[L, B, N, ΣT, H] and key f[L, B, K, ΣT, H], rotated; value
+    f[L, B, K, ΣT, H]; position, frame, kind, valid [B, ΣT]; event i32[ΣT], the
+    chunk a token came in; frequencies f32[H / 2], radians per position.
   """
   decoder = model.config.decoder
   columns = [np.asarray(one.valid).any(axis=0) for one in records]
@@ -152,6 +152,7 @@ def record_arrays(
   return {
     "query": join(lambda one: one.query, 3),
     "key": join(lambda one: one.key, 3),
+    "value": join(lambda one: one.value, 3),
     "position": join(lambda one: one.position, 1),
     "frame": join(lambda one: one.frame, 1),
     "kind": join(lambda one: one.kind, 1),

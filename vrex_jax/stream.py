@@ -45,10 +45,11 @@ EmbedFrame = Callable[[Parameters, Array, Bool], tuple[Float, Bool]]
 
 
 class Record(NamedTuple):
-  """Dynamic. Queries and keys of one chunk, for replays."""
+  """Dynamic. Queries, keys and values of one chunk, for replays."""
 
   query: Float  # [L, B, N, T, H], rotated
   key: Float  # [L, B, K, T, H], rotated
+  value: Float  # [L, B, K, T, H]
   position: Int  # [B, T]
   frame: Int  # [B, T]
   kind: Int  # i8 [B, T]
@@ -259,6 +260,7 @@ def prefill_chunk(
     record = Record(
       query=jnp.stack([output.query for output in outputs]),
       key=jnp.stack([output.key for output in outputs]),
+      value=jnp.stack([output.value for output in outputs]),
       position=context.position,
       frame=frame,
       kind=kind,

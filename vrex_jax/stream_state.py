@@ -51,7 +51,7 @@ class StreamConfig:
       then attends to everything.
     lookahead_query: "own" (layer l's query) or "next" (layer l + 1's query
       projection on layer l's input).
-    record: return queries and keys of every chunk.
+    record: return queries, keys and values of every chunk.
     grid: token grid (height, width) of a frame, for policies that use it.
   """
 
