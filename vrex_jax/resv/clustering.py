@@ -201,7 +201,10 @@ def _cosine_above(
   """b[L, R, T, C]; f[L, R, T, width] and f[L, R, C, width]."""
   if min_cosine is None:
     return True
-  key, other = key.astype(jnp.float32), other.astype(jnp.float32)
+  # At the scale of its largest entry the square of no key overflows.
+  largest = lambda one: jnp.max(jnp.abs(one), axis=-1, keepdims=True)
+  scaled = lambda one: one / jnp.where(largest(one) > 0, largest(one), 1.0)
+  key, other = (scaled(one.astype(jnp.float32)) for one in (key, other))
   dot = jnp.einsum("lrth,lrch->lrtc", key, other)
   norm = lambda one: jnp.sqrt(jnp.sum(one * one, axis=-1))
   return dot >= min_cosine * norm(key)[..., None] * norm(other)[:, :, None]

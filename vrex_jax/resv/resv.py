@@ -105,15 +105,18 @@ class Choices:
         f"resv: hash_bits is {self.hash_bits}; it must be at most 128: try"
         " hash_bits=32"
       )
-    unknown = [one for one in self.stages if one not in policy_lib.STAGES]
-    if unknown or not self.stages:
+    known = isinstance(self.stages, tuple) and all(
+      one in policy_lib.STAGES for one in self.stages
+    )
+    if not known or not self.stages:
       raise InputError(
         f"resv: stages is {self.stages!r}; it must name some of"
         f" {', '.join(policy_lib.STAGES)}: try stages=('frame', 'question',"
         " 'answer')"
       )
     cosine = self.min_join_cosine
-    if cosine is not None and not -1.0 <= cosine <= 1.0:
+    number = isinstance(cosine, (int, float)) and not isinstance(cosine, bool)
+    if cosine is not None and not (number and -1.0 <= cosine <= 1.0):
       raise InputError(
         f"resv: min_join_cosine is {cosine!r}; it must lie between -1 and 1:"
         " try min_join_cosine=0.5"
@@ -223,7 +226,7 @@ def resv(
     form=form,
     buckets=buckets,
     sink_tokens=sink_tokens,
-    stages=tuple(stages),
+    stages=stages,
     table_capacity=table_capacity,
     seed=seed,
   )

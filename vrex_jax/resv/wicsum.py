@@ -125,7 +125,7 @@ def wicsum(
     form=form,
     buckets=buckets,
   )
-  keep = (treated >= rows.threshold[:, None]) & live[None]
+  keep = (treated >= rows.threshold[:, None]) & (treated > -jnp.inf)
   return keep[:, :clusters], rows
 
 

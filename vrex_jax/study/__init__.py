@@ -1,0 +1,1 @@
+"""What ReSV's choices do, measured on recorded streams."""
