@@ -16,7 +16,6 @@ model and 100 frames on two cores.
 """
 
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
@@ -60,7 +59,7 @@ _VARY = flags.DEFINE_list(
 _DISTURB = flags.DEFINE_bool(
   "disturb", False, "Disturb the recording instead, with and without repairs."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights.", 0, 2**31 - 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of weights.", 0, command.MAX_SEED)
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 
 VARIATIONS: dict[str, list[str]] = {
@@ -263,8 +262,7 @@ def main(arguments: Sequence[str]) -> None:
       )
     )
   if _OUT.value is not None:
-    own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
-    settings = {flag.name: flag.value for flag in own}
+    settings = command.settings()
     written = record.write_folder(
       pathlib.Path(_OUT.value),
       config=settings,

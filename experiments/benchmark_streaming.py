@@ -109,8 +109,7 @@ _SMOKE = flags.DEFINE_bool(
 
 def _settings() -> dict[str, Any]:
   """Every flag of this script as it is used, defaults included."""
-  own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
-  settings = {flag.name: flag.value for flag in own}
+  settings = command.settings()
   if _SMOKE.value:
     settings |= {
       "shape": "smoke",

@@ -16,7 +16,6 @@ Hardware: any JAX device. Minutes: one or two with the small model, two cores.
 """
 
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
@@ -51,7 +50,7 @@ _PRESET = flags.DEFINE_string("preset", "tiny", "Shape of the random model.")
 _FPS = flags.DEFINE_float("fps", 2.0, "Frames sampled per second of video.")
 _MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop after this many.")
 _SEED = flags.DEFINE_integer(
-  "seed", 0, "Of weights and shuffles.", 0, 2**31 - 1
+  "seed", 0, "Of weights and shuffles.", 0, command.MAX_SEED
 )
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 
@@ -140,8 +139,7 @@ def main(arguments: Sequence[str]) -> None:
   ]
   print(_table(rows))
   if _OUT.value is not None:
-    own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
-    settings = {flag.name: flag.value for flag in own}
+    settings = command.settings()
     written = record.write_folder(
       pathlib.Path(_OUT.value),
       config=settings,

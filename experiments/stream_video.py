@@ -143,8 +143,7 @@ _TABLES = ("config.toml", "metrics.json", "frames.csv")
 
 def _settings() -> dict[str, Any]:
   """Every flag of this script, defaults included."""
-  own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
-  settings = {flag.name: flag.value for flag in own}
+  settings = command.settings()
   if _CHECKPOINT.value is not None:
     del settings["preset"]
   return settings

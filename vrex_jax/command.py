@@ -11,6 +11,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app
@@ -20,7 +21,7 @@ from absl import logging
 from vrex_jax import record
 from vrex_jax.errors import InputError
 
-__all__ = ["MAX_SEED", "run", "use_compilation_cache"]
+__all__ = ["MAX_SEED", "run", "settings", "use_compilation_cache"]
 
 MAX_SEED = 2**31 - 1
 """Largest seed of a script; a run counts up from it without an overflow."""
@@ -56,6 +57,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     # What is left in the buffer must go somewhere when Python ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(_READER_LEFT)
+
+
+def settings() -> dict[str, Any]:
+  """Every flag of the running script, defaults included."""
+  own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
+  return {flag.name: flag.value for flag in own}
 
 
 def use_compilation_cache(folder: str | None) -> None:

@@ -56,7 +56,9 @@ _REMEDY = {
     "the KV cache had no room for the chunk, which was not stored: raise"
     " the capacity"
   ),
-  Overflow.TABLE_FULL: ("a table of the policy was full: raise its capacity"),
+  Overflow.TABLE_FULL: (
+    "a table of the policy was full: raise its capacity (resv: table_capacity)"
+  ),
   Overflow.POSITION: (
     "a position passed the model's max_position_embeddings: shorten the"
     " stream or use a policy that re-indexes positions (streaming_llm)"

@@ -29,14 +29,14 @@ METHODS = [
     "resv(wicsum_ratio=1.0, table_capacity=256)",
     "resv(wicsum_ratio=0.0, sink_tokens=0, table_capacity=256)",
   ),
+]
+COMPOSED = [
+  ("streaming_llm + keep_sink(4)", "sliding_window(frames=2) + keep_recent(3)"),
   (
     "resv(wicsum_ratio=1.0, table=layer, code=following, table_capacity=256)",
     "resv(scores=exp, rows=pooled, key_centering=mean, hash_keys=raw,"
     " hash_bits=40, form=buckets, min_join_cosine=0.5, table_capacity=256)",
   ),
-]
-COMPOSED = [
-  ("streaming_llm + keep_sink(4)", "sliding_window(frames=2) + keep_recent(3)"),
 ]
 TOYS = [
   toys.quest(),

@@ -114,6 +114,12 @@ class Choices:
         f" {', '.join(policy_lib.STAGES)}: try stages=('frame', 'question',"
         " 'answer')"
       )
+    if self.code == "following" and self.hash_keys == "raw":
+      raise InputError(
+        "resv: code is following and hash_keys raw; a mean key is one of"
+        " rotated keys and cannot be hashed like raw ones: use code=first or"
+        " hash_keys=rotated"
+      )
     cosine = self.min_join_cosine
     number = isinstance(cosine, (int, float)) and not isinstance(cosine, bool)
     if cosine is not None and not (number and -1.0 <= cosine <= 1.0):
