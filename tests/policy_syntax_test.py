@@ -75,7 +75,7 @@ def test_separators_inside_brackets_and_quotes_belong_to_the_value(monkeypatch):
   }
 
 
-KNOWN = "full, sliding_window, streaming_llm"
+KNOWN = "full, resv, sliding_window, streaming_llm"
 
 
 @pytest.mark.parametrize(

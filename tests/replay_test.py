@@ -27,7 +27,7 @@ def told(quick_compilation):
   del quick_compilation
   policy = policy_syntax.make_policy(POLICY)
   config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(),
+    decoder=testing.decoder_config(num_layers=1),
     capacity=200,
     frame_tokens=6,
     question_chunk=4,
@@ -91,11 +91,11 @@ def test_the_table_is_that_of_the_stream(told):
 
 
 def test_mass_and_error_against_numpy(told):
-  """One frame in the middle, one layer, all heads, in float64."""
+  """One frame in the middle, all heads, in float64."""
   recording, played = told.recording, told.played
   chunks = played.chunks
   index = [i for i, c in enumerate(chunks) if c.stage == "frame"][6]
-  chunk, layer = chunks[index], 1
+  chunk, layer = chunks[index], 0
   past = np.concatenate(
     [np.arange(c.first, c.last) for c in chunks[:index] if not c.undone]
   )

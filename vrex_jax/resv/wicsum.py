@@ -161,6 +161,7 @@ class _Sums(NamedTuple):
   signed: Float  # f32 [M], Σ score · count
   top: Float  # f32 [M]
   low: Float  # f32 [M]
+  number: Int  # [M], scores that are there
 
 
 def _block_of(scores: Float, weights: Float, first: Int, size: int):
@@ -184,10 +185,12 @@ def _sums(scores: Float, weights: Float, filled: Int, signed: bool) -> _Sums:
       total,
       jnp.maximum(sums.top, jnp.max(score, axis=-1)),
       jnp.minimum(sums.low, jnp.min(jnp.where(live, score, jnp.inf), axis=-1)),
+      sums.number + blocks.lane_sum(live.astype(jnp.int32)),
     )
 
   zero = jnp.zeros(scores.shape[:1], jnp.float32)
-  start = _Sums(zero, zero, zero - jnp.inf, zero + jnp.inf)
+  none = jnp.zeros(zero.shape, jnp.int32)
+  start = _Sums(zero, zero, zero - jnp.inf, zero + jnp.inf, none)
   sums = blocks.fold(filled, block, body, start)
   return sums if signed else sums._replace(signed=sums.positive)
 
@@ -298,7 +301,7 @@ def row_thresholds(
   best_only = sums.top <= 0
   threshold = jnp.where(best_only, sums.top, threshold)
   threshold = jnp.where(ratio >= 1, -jnp.inf, threshold)
-  visited = jnp.where(ratio >= 1, _how_many(scores, filled, sums.low), visited)
+  visited = jnp.where(ratio >= 1, sums.number, visited)
   count = jnp.where(ratio >= 1, buckets, bucket + 1)
   there = valid & (sums.top > -jnp.inf)
   return Rows(
@@ -320,8 +323,8 @@ def _bisect(
 ) -> Float:
   """τ inside a bucket: Acc(≥ low) > limit ≥ Acc(≥ high) all the way.
 
-  Scores lie evenly in a bucket, so values are halved at first. Then the span is
-  drawn in to scores that exist, until a single value is left in [low, high):
+  Scores lie evenly in a bucket, so values are halved at first. Then the span
+  is also drawn in to scores that exist, until one value is left in [low, high):
 
     low ├──·───·──·──┤ high    ─►    ·───·──·    ─►    · = τ
   """
@@ -342,7 +345,7 @@ def _bisect(
     return blocks.any_lane(jnp.any((low < last) & valid))
 
   def narrow(carry):
-    step, low, last = carry  # both are scores; low < last where undecided
+    step, low, last = carry  # low ≤ τ ≤ last; scores, after the first turn
     halved = _image(low + (last - low) * 0.5)
     bits = _image(low) + (_image(last) - _image(low)) // 2
     image = jnp.where(step < _LINEAR_STEPS, halved, bits)
@@ -352,9 +355,8 @@ def _bisect(
     high = jnp.where(passed, _next_up(last), at)
     return step + 1, *_drawn_in(scores, filled, low, high)
 
-  _, low, _ = jax.lax.while_loop(
-    undecided, narrow, (jnp.int32(0), *_drawn_in(scores, filled, low, high))
-  )
+  last = _value(_image(jnp.maximum(high, _next_up(low))) - 1)
+  _, low, _ = jax.lax.while_loop(undecided, narrow, (jnp.int32(0), low, last))
   return low
 
 
