@@ -16,6 +16,9 @@ else in the package is named by a single letter.
   K       KV heads
   G       query heads that share one KV head, G = N / K
   A       selection rows: K or N, one selected set of slots each
+  M       query rows that share one selected set, M = T N / A
+  R       cluster tables of a layer: K, or 1 for all heads
+  W       32-bit words of a packed set or code
   H       head dimension
   D       model (hidden) dimension
   C       clusters a table can hold

@@ -1,7 +1,6 @@
 """The script as a user runs it: rows in the schema, mistakes in a sentence."""
 
 import json
-import os
 import subprocess
 import sys
 import tomllib
@@ -27,7 +26,7 @@ def run(repository, *arguments):
     text=True,
     check=False,
     cwd=repository,
-    env={**os.environ, "PYTHONPATH": str(repository), "JAX_PLATFORMS": "cpu"},
+    env=scripts.environment(),
   )
 
 
