@@ -26,7 +26,7 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
   """CPU time of every line of a table, one panel for each T.
 
   Both axes are logarithmic, so that a step in proportion to the cache is a
-  straight line of slope 1. Lines are named at their right end.
+  straight line of slope 1. Lines are named below, where long names have room.
 
   Args:
     rows: benchmark rows.
@@ -41,7 +41,7 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
   figure, axes = pyplot.subplots(
     1,
     len(lengths),
-    figsize=(1.6 + 3.6 * len(lengths), 4.0),
+    figsize=(max(6.4, 3.6 * len(lengths)), 4.0 + 0.24 * len(names)),
     sharex=True,
     sharey=True,
     squeeze=False,
@@ -54,7 +54,9 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     axis.set_xlabel("cached tokens")
   axes[0][0].set_ylabel("CPU time of a decoder step, ms")
   handles, labels = axes[0][0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside right center", frameon=False)
+  figure.legend(
+    handles, labels, loc="outside lower center", fontsize=8, frameon=False
+  )
   first = rows[0]
   figure.suptitle(
     f"{first['shape']}, batch {first['batch']}, {first['dtype']},"

@@ -38,6 +38,8 @@ def save_choices(
   for name in ("union", "vote", "pooled"):
     left.plot(by_rows["rows"], 100 * np.array(by_rows[name]), "o-", label=name)
   left.set_xscale("log", base=2)
+  left.set_xticks(by_rows["rows"], [str(count) for count in by_rows["rows"]])
+  left.minorticks_off()
   left.set_xlabel("query rows (tokens × query heads of a KV head)")
   left.set_ylabel("tokens kept, %")
   left.set_ylim(0, 105)
