@@ -262,22 +262,14 @@ def main(arguments: Sequence[str]) -> None:
       )
     )
   if _OUT.value is not None:
-    settings = command.settings()
-    written = record.write_folder(
-      pathlib.Path(_OUT.value),
-      config=settings,
-      metrics_object=record.metrics(
-        rows,
-        config=settings,
-        dtype="float32",
-        seed=_SEED.value,
-        started=started,
-        **named,
-      ),
-      tables={},
+    command.write_study(
+      _OUT.value,
+      rows,
+      seed=_SEED.value,
+      started=started,
+      named=named,
       others=others,
     )
-    print(f"written to {_OUT.value}: " + ", ".join(p.name for p in written))
 
 
 if __name__ == "__main__":

@@ -139,20 +139,12 @@ def main(arguments: Sequence[str]) -> None:
   ]
   print(_table(rows))
   if _OUT.value is not None:
-    settings = command.settings()
-    written = record.write_folder(
-      pathlib.Path(_OUT.value),
-      config=settings,
-      metrics_object=record.metrics(
-        rows,
-        config=settings,
-        dtype="float32",
-        seed=_SEED.value,
-        started=started,
-      ),
-      tables={},
+    command.write_study(
+      _OUT.value,
+      rows,
+      seed=_SEED.value,
+      started=started,
     )
-    print(f"written to {_OUT.value}: " + ", ".join(p.name for p in written))
 
 
 if __name__ == "__main__":

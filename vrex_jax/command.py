@@ -10,7 +10,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,13 @@ from absl import logging
 from vrex_jax import record
 from vrex_jax.errors import InputError
 
-__all__ = ["MAX_SEED", "run", "settings", "use_compilation_cache"]
+__all__ = [
+  "MAX_SEED",
+  "run",
+  "settings",
+  "use_compilation_cache",
+  "write_study",
+]
 
 MAX_SEED = 2**31 - 1
 """Largest seed of a script; a run counts up from it without an overflow."""
@@ -63,6 +69,46 @@ def settings() -> dict[str, Any]:
   """Every flag of the running script, defaults included."""
   own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
   return {flag.name: flag.value for flag in own}
+
+
+def write_study(
+  out: str,
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  seed: int,
+  started: float,
+  named: Mapping[str, Any] | None = None,
+  others: Mapping[str, Callable[[pathlib.Path], None]] | None = None,
+) -> None:
+  """Writes the run folder of a study in float32, and says so.
+
+  Args:
+    out: the folder.
+    rows: results.
+    seed: of the run.
+    started: `time.time()` at its start.
+    named: further objects of metrics.json.
+    others: see `record.write_folder`.
+
+  Raises:
+    InputError: the folder cannot be written.
+  """
+  used = settings()
+  written = record.write_folder(
+    pathlib.Path(out),
+    config=used,
+    metrics_object=record.metrics(
+      rows,
+      config=used,
+      dtype="float32",
+      seed=seed,
+      started=started,
+      **(named or {}),
+    ),
+    tables={},
+    others=others,
+  )
+  print(f"written to {out}: " + ", ".join(path.name for path in written))
 
 
 def use_compilation_cache(folder: str | None) -> None:
