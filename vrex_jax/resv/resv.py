@@ -25,127 +25,18 @@ from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax.errors import InputError, check_whole_number
 from vrex_jax.resv import blocks
+from vrex_jax.resv import choices as choices_lib
 from vrex_jax.resv import clustering
 from vrex_jax.resv import hashing
 from vrex_jax.resv import wicsum
 from vrex_jax.typing import Bitmap, Bool, Float, Int
 
-__all__ = ["Choices", "State", "resv"]
+__all__ = ["State", "resv"]
 
 LEAST_CLUSTERS = 64
 """Room of a table on a short stream."""
 SLOTS_PER_CLUSTER = 8
 """Slots for one cluster of room; the paper counts 32 tokens in a cluster."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Choices:
-  """Static. What the paper leaves open, or fixes and may be varied.
-
-  Attributes:
-    hash_bits: P (paper: 32).
-    hash_keys: "rotated" (paper: after RoPE) or "raw" keys are hashed. Scores
-      always use rotated keys, as attention does.
-    key_centering: "none", or "mean": the mean key of layer and head so far is
-      taken off before hashing. Real models add a large constant to their keys,
-      which would make all codes alike.
-    table: "head" keeps a table for each KV head; "layer" one for all heads, on
-      their concatenated keys, which the sizes named in the paper fit.
-    code: "first": a cluster keeps the code of its first member; "following":
-      it is that of its mean key, and tokens enter one by one.
-    min_join_cosine: None; or a token joins only a cluster whose mean key is at
-      least this similar. Guards against codes that are near by chance.
-    rows: "union" (paper): a cluster that any query row keeps is kept; "pooled":
-      one row, the mean query; "vote": at least `votes` rows.
-    votes: for "vote".
-    scores: one of `wicsum.TREATMENTS`; the paper is silent on scores below 0.
-    form: "exact", or "buckets" as the WTU selects.
-    buckets: of the WTU (paper: 20).
-    sink_tokens: first tokens of the stream, always attended.
-    stages: where it retrieves; elsewhere everything is attended. The prompt is
-      short and there is nothing to gain.
-    table_capacity: clusters a table can hold; None for one to 8 slots. Past it
-      tokens that match nothing are in no cluster, are always attended, and the
-      overflow bit is set.
-    seed: of the hyperplanes.
-  """
-
-  hash_bits: int
-  hash_keys: str
-  key_centering: str
-  table: str
-  code: str
-  min_join_cosine: float | None
-  rows: str
-  votes: int
-  scores: str
-  form: str
-  buckets: int
-  sink_tokens: int
-  stages: tuple[str, ...]
-  table_capacity: int | None
-  seed: int
-
-  def __post_init__(self):
-    for name, allowed in _WORDS.items():
-      value = getattr(self, name)
-      if value not in allowed:
-        raise InputError(
-          f"resv: {name} is {value!r}; it must be one of {', '.join(allowed)}:"
-          f" try {name}={allowed[0]}"
-        )
-    for name, least in _LEAST.items():
-      value = getattr(self, name)
-      if value is not None:
-        check_whole_number(
-          f"resv: {name}", value, least=least, hint=f"{name}={max(least, 1)}"
-        )
-    if self.hash_bits > 128:
-      raise InputError(
-        f"resv: hash_bits is {self.hash_bits}; it must be at most 128: try"
-        " hash_bits=32"
-      )
-    known = isinstance(self.stages, tuple) and all(
-      one in policy_lib.STAGES for one in self.stages
-    )
-    if not known or not self.stages:
-      raise InputError(
-        f"resv: stages is {self.stages!r}; it must name some of"
-        f" {', '.join(policy_lib.STAGES)}: try stages=('frame', 'question',"
-        " 'answer')"
-      )
-    if self.code == "following" and self.hash_keys == "raw":
-      raise InputError(
-        "resv: code is following and hash_keys raw; a mean key is one of"
-        " rotated keys and cannot be hashed like raw ones: use code=first or"
-        " hash_keys=rotated"
-      )
-    cosine = self.min_join_cosine
-    number = isinstance(cosine, (int, float)) and not isinstance(cosine, bool)
-    if cosine is not None and not (number and -1.0 <= cosine <= 1.0):
-      raise InputError(
-        f"resv: min_join_cosine is {cosine!r}; it must lie between -1 and 1:"
-        " try min_join_cosine=0.5"
-      )
-
-
-_WORDS = {
-  "hash_keys": ("rotated", "raw"),
-  "key_centering": ("none", "mean"),
-  "table": ("head", "layer"),
-  "code": ("first", "following"),
-  "rows": ("union", "pooled", "vote"),
-  "scores": wicsum.TREATMENTS,
-  "form": ("exact", "buckets"),
-}
-_LEAST = {
-  "hash_bits": 1,
-  "votes": 1,
-  "buckets": 1,
-  "sink_tokens": 0,
-  "table_capacity": 1,
-  "seed": 0,
-}
 
 
 class State(flax.struct.PyTreeNode):
@@ -194,7 +85,7 @@ def resv(
       may also be an array that broadcasts to [STAGES, L, K].
     hamming_threshold: keys whose codes differ in fewer bits are near (paper:
       7). A knob.
-    hash_bits: this and all that follow: see `Choices`.
+    hash_bits: this and all that follow: see `choices.Choices`.
     hash_keys: see there.
     key_centering: see there.
     table: see there.
@@ -219,7 +110,7 @@ def resv(
 
   Source: Secs. IV.B-C, settings of Sec. VI.E.
   """
-  chosen = Choices(
+  chosen = choices_lib.Choices(
     hash_bits=hash_bits,
     hash_keys=hash_keys,
     key_centering=key_centering,
@@ -268,7 +159,7 @@ def _check_knobs(ratio: Any, threshold: Any, bits: int) -> None:
     )
 
 
-def _name(ratio: float, threshold: int, chosen: Choices) -> str:
+def _name(ratio: float, threshold: int, chosen: choices_lib.Choices) -> str:
   """Both knobs, and every choice that is not the default."""
   defaults = inspect.signature(resv).parameters
   given = {"wicsum_ratio": ratio, "hamming_threshold": threshold}
@@ -278,7 +169,9 @@ def _name(ratio: float, threshold: int, chosen: Choices) -> str:
   return f"resv({', '.join(f'{key}={value}' for key, value in given.items())})"
 
 
-def _init(chosen: Choices, spec: policy_lib.Spec, knobs: Any) -> State:
+def _init(
+  chosen: choices_lib.Choices, spec: policy_lib.Spec, knobs: Any
+) -> State:
   decoder = spec.decoder
   layers, heads = decoder.num_layers, decoder.num_kv_heads
   num_tables = heads if chosen.table == "head" else 1
@@ -318,7 +211,7 @@ def _per_table(keys: Float, num_tables: int) -> Float:
 
 
 def _write(
-  chosen: Choices,
+  chosen: choices_lib.Choices,
   state: State,
   view: policy_lib.View,
   chunk: policy_lib.Chunk,
@@ -388,7 +281,7 @@ class _HeadRows(NamedTuple):
 
 
 def _select(
-  chosen: Choices,
+  chosen: choices_lib.Choices,
   state: State,
   view: policy_lib.View,
   layer: int,
@@ -414,7 +307,7 @@ def _select(
 
 
 def _rows(
-  chosen: Choices, queries: policy_lib.Queries, heads: int
+  chosen: choices_lib.Choices, queries: policy_lib.Queries, heads: int
 ) -> tuple[Float, Bool]:
   """Query rows of every KV head, f32[K, M, H], and which count, b[M]."""
   query_heads, length, width = queries.rotated.shape
@@ -431,7 +324,7 @@ def _rows(
 
 
 def _choose(
-  chosen: Choices,
+  chosen: choices_lib.Choices,
   state: State,
   layer: int,
   query: Float,
@@ -535,7 +428,9 @@ def _slots(table: clustering.Table, layer: int, kept: Bool) -> Bitmap:
   return bitmap.pack(jnp.take_along_axis(answer, index, axis=1))
 
 
-def _sinks(chosen: Choices, view: policy_lib.View, layer: int) -> Bitmap:
+def _sinks(
+  chosen: choices_lib.Choices, view: policy_lib.View, layer: int
+) -> Bitmap:
   """Slots of the stream's first tokens: u32[1, S / 32]."""
   del layer
   first = view.slots.position < chosen.sink_tokens
