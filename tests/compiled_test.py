@@ -150,3 +150,30 @@ def test_a_stream_is_compiled_once(compiled, caplog):
     driver.programs["frame"](
       driver.params, run.state, frames[:3], np.ones(3, bool)
     )
+
+
+def test_layers_take_turns_with_temporary_memory(quick_compilation):
+  """Six more layers must not keep an array of the chunk's size each."""
+  del quick_compilation
+
+  def temporary_bytes(num_layers):
+    config = stream_state.StreamConfig(
+      decoder=testing.decoder_config(
+        num_layers=num_layers, num_heads=8, hidden_size=64, head_dim=64
+      ),
+      capacity=512,
+      frame_tokens=128,
+      question_chunk=32,
+    )
+    driver, _ = testing.start(
+      config,
+      policy_syntax.make_policy("full"),
+      testing.decoder_parameters(config.decoder),
+      block_frames=1,
+      max_tokens=4,
+      stages=("frame",),
+    )
+    return driver.programs["frame"].memory_analysis().temp_size_in_bytes
+
+  queries = 4 * 8 * 128 * 64
+  assert temporary_bytes(8) - temporary_bytes(2) < queries

@@ -15,7 +15,10 @@ from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax.models import attention
 from vrex_jax.models import cache as cache_lib
+from vrex_jax.models import partial as partial_lib
+from vrex_jax.models import past_attention
 from vrex_jax.models import rotary
+from vrex_jax.models import work_list
 from vrex_jax.typing import Array, Bitmap, Bool, Float, Int
 
 __all__ = [
@@ -179,7 +182,7 @@ def _part_query(
 
 def _part_rotation(
   part: policy_lib.Part, cache: cache_lib.KVCache, frequencies: Array
-) -> attention.KeyRotation | None:
+) -> work_list.KeyRotation | None:
   if part.key_rule == "original":
     return None
   if part.key_rule not in ("rank", "fixed"):
@@ -195,7 +198,7 @@ def _part_rotation(
         "key_rule is fixed without a key_position; it says where all keys"
         " move to: fix the policy's selection"
       )
-  return attention.KeyRotation(cache.slots.position, frequencies, target)
+  return work_list.KeyRotation(cache.slots.position, frequencies, target)
 
 
 def driver_counts(
@@ -252,7 +255,7 @@ def driver_counts(
 
 
 def _mass(
-  parts: list[tuple[Float, Bitmap, attention.KeyRotation | None]],
+  parts: list[tuple[Float, Bitmap, work_list.KeyRotation | None]],
   cache: cache_lib.KVCache,
   layer: int,
   chunk: ChunkInputs,
@@ -265,7 +268,9 @@ def _mass(
   valid = valid.reshape(batch, rows, rank)
   mass = sum(
     (
-      attention.slot_mass(query, cache.key, slots, rotation, layer, lse, valid)
+      past_attention.slot_mass(
+        query, cache.key, slots, rotation, layer, lse, valid
+      )
       for query, slots, rotation in parts
     ),
     jnp.float32(0.0),
@@ -279,10 +284,10 @@ def _mass(
 
 def _attend_whole(
   query: Float, cache: cache_lib.KVCache, layer: int
-) -> attention.Partial:
+) -> partial_lib.Partial:
   """Every live slot without a gather; the rows of a KV head read it once."""
   batch, _, _, width = query.shape
-  out, lse = attention.prefix_attention(
+  out, lse = past_attention.prefix_attention(
     query.reshape(batch, cache.key.shape[2], -1, width),
     cache.key,
     cache.value,
@@ -290,7 +295,7 @@ def _attend_whole(
     cache.cursor,
     layer,
   )
-  return attention.Partial(
+  return partial_lib.Partial(
     out.reshape(query.shape), lse.reshape(query.shape[:-1])
   )
 
@@ -332,7 +337,7 @@ def attend(
     chunk.query, chunk.key, chunk.value, chunk.valid
   )
   partials = [
-    attention.Partial(
+    partial_lib.Partial(
       attention.group_queries(own.out, rows),
       attention.group_queries(own.lse[..., None], rows)[..., 0],
     )
@@ -347,13 +352,13 @@ def attend(
       partials.append(_attend_whole(query, cache, layer))
     else:
       partials.append(
-        attention.work_list_attention(
+        past_attention.work_list_attention(
           query, cache.key, cache.value, part_slots, rotation, layer
         )
       )
     if part.extra is not None:
       partials.append(attention.extra_attention(query, *part.extra))
-  out, lse = attention.merge(tuple(partials))
+  out, lse = partial_lib.merge(tuple(partials))
   return Attended(
     out=attention.ungroup_queries(out, heads),
     counts=driver_counts(slots, here, chunk.valid, seen, kv_heads, prefetched),

@@ -15,7 +15,24 @@ import jax.numpy as jnp
 
 from vrex_jax.typing import Array, Float
 
-__all__ = ["promote_late"]
+__all__ = ["after", "promote_late"]
+
+
+def after(inputs: Array, value: Array) -> Array:
+  """`value`, computed no earlier than `inputs`.
+
+  Args:
+    inputs: any real array, not empty.
+    value: any real array; a constant too is then made when it is needed.
+
+  Example:
+    >>> after(jnp.ones((2, 3)), jnp.zeros(2)).tolist()
+    [0.0, 0.0]
+  """
+  origin = (0,) * inputs.ndim
+  first = jax.lax.slice(inputs, origin, (1,) * inputs.ndim).reshape(())
+  # Nothing is above infinity, but the compiler does not know.
+  return jnp.where(first > jnp.inf, jnp.ones((), value.dtype), value)
 
 
 def promote_late(
@@ -45,14 +62,10 @@ def promote_late(
     (dtype('float32'), True)
   """
   del inexact
-  origin = (0,) * inputs.ndim
-  # Nothing is above infinity, but the compiler does not know.
-  never = jax.lax.slice(inputs, origin, (1,) * inputs.ndim) > jnp.inf
 
   def cast(weight):
     if weight is None or weight.dtype == dtype:
       return weight
-    zero = jnp.zeros((), weight.dtype)
-    return jnp.where(never.reshape(()), zero, weight).astype(dtype)
+    return after(inputs, weight).astype(dtype)
 
   return [inputs.astype(dtype), *(cast(weight) for weight in weights)]
