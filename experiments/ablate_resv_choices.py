@@ -2,22 +2,30 @@ r"""What each open choice of ReSV does, on a recorded stream.
 
   python experiments/ablate_resv_choices.py --video clip.mp4 --out runs/ablation
   python experiments/ablate_resv_choices.py --recording runs/a/record.npz
+  python experiments/ablate_resv_choices.py --recording runs/a/record.npz \
+      --disturb --out runs/disturbed
 
 The stream is recorded once under `full`; every choice is then replayed on the
 recorded queries, keys and values (vrex_jax/replay.py). A row is the base policy
-with one thing changed: kept share and attention mass by stage, error of the
-attention output, clusters, false joins in four parts of the stream, time of
-choosing. With --disturb the recording is changed as real checkpoints differ
-from random ones (vrex_jax/study/disturb.py). --out also gets a plot of kept
-share against the number of query rows, and of false joins along the stream.
+with one thing changed: share of the past kept, by frames and by questions;
+attention mass that is kept and error of the attention output, of frames;
+clusters of a table; false joins in four parts of the stream; CPU milliseconds
+of choosing for the last frame. With --disturb the recording is changed as real
+checkpoints differ from random ones (vrex_jax/study/disturb.py).
+
+Without --out the tables are printed and nothing is kept. --out also gets a plot
+of kept share against the number of query rows, and of false joins along the
+stream. Ctrl-C finishes the row under way and keeps those that are done; the
+same command with --resume goes on from there.
 
 Hardware: any JAX device. Minutes: about half a minute a row with the small
-model and 100 frames on two cores.
+model and 100 frames on two cores; 23 rows, 24 with --disturb.
 """
 
-import pathlib
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,96 +33,105 @@ import tqdm
 from absl import flags
 
 from vrex_jax import command
+from vrex_jax import interrupt
 from vrex_jax import model_source
-from vrex_jax import policy_syntax
 from vrex_jax import questions as questions_lib
-from vrex_jax import record
 from vrex_jax import replay
+from vrex_jax import session_plan
 from vrex_jax import summary
 from vrex_jax.errors import InputError
 from vrex_jax.study import choices
 from vrex_jax.study import disturb
 from vrex_jax.study import plots
 from vrex_jax.study import recordings
+from vrex_jax.study import resume
+from vrex_jax.study import variations
 
 _RECORDING = flags.DEFINE_string(
-  "recording", None, "record.npz of a run; instead of --video."
+  "recording",
+  None,
+  "record.npz of a stream_video.py run with --record; instead of --video.",
 )
-_VIDEO = flags.DEFINE_string("video", None, "Video file to record.")
+_VIDEO = flags.DEFINE_string("video", None, "Video file or URL to record.")
 _CHECKPOINT = flags.DEFINE_string(
-  "checkpoint", None, "Hugging Face directory or TOML of parts."
+  "checkpoint",
+  None,
+  "Hugging Face directory, or a TOML of parts; random weights without it.",
 )
-_PRESET = flags.DEFINE_string("preset", "tiny", "Shape of the random model.")
+_PRESET = flags.DEFINE_string(
+  "preset",
+  "tiny",
+  "Shape of the random model: tiny, onevision-0.5b, onevision-7b, llama3-8b.",
+)
 _FPS = flags.DEFINE_float("fps", 2.0, "Frames sampled per second of video.")
 _MAX_FRAMES = flags.DEFINE_integer("max_frames", 100, "Stop after this many.")
 _QUESTION = flags.DEFINE_multi_string(
-  "question", ["20: what is happening?"], 'Repeatable: "seconds: text".'
+  "question",
+  [],
+  'Repeatable: "seconds: text". Default: one, in the middle of the stream.',
 )
 _BASE = flags.DEFINE_string(
   "base", "resv(table_capacity=4096)", "The policy that is varied."
 )
 _VARY = flags.DEFINE_list(
-  "vary", [], "Names of choices, of those listed in VARIATIONS; all by default."
+  "vary",
+  [],
+  f"Choices to vary, of: {', '.join(variations.VARIATIONS)}; with --disturb,"
+  f" disturbances of: {', '.join(disturb.DISTURBANCES)}. All by default.",
 )
 _DISTURB = flags.DEFINE_bool(
   "disturb", False, "Disturb the recording instead, with and without repairs."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights.", 0, command.MAX_SEED)
-_OUT = flags.DEFINE_string("out", None, "Folder for the results.")
+_RESUME = flags.DEFINE_bool(
+  "resume", False, "Take over the rows that the same command left in --out."
+)
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "Of random weights.", 0, command.MAX_SEED
+)
+_OUT = flags.DEFINE_string(
+  "out", None, "Folder for the results; only printed without it."
+)
 
-VARIATIONS: dict[str, list[str]] = {
-  "table": ["table=layer"],
-  "code": ["code=following"],
-  "hash_bits": [
-    "hash_bits=16, hamming_threshold=4",
-    "hash_bits=64, hamming_threshold=14",
-    "hash_bits=128, hamming_threshold=28",
-  ],
-  "hash_keys": ["hash_keys=raw"],
-  "key_centering": [
-    "key_centering=mean",
-    "key_centering=mean, hash_keys=raw",
-  ],
-  "rows": ["rows=pooled", "rows=vote, votes=4"],
-  "scores": ["scores=raw", "scores=shift_min", "scores=exp"],
-  "form": ["form=buckets"],
-  "min_join_cosine": ["min_join_cosine=0.5", "min_join_cosine=0.8"],
-  "sink_tokens": ["sink_tokens=0"],
-  "recent_tokens": ["recent_tokens=0"],
-}
-"""Choice -> changes of the base policy (recent_tokens: of the driver)."""
-
-REPAIRS = [
-  "",
-  "key_centering=mean",
-  "scores=shift_min",
-  "key_centering=mean, scores=shift_min",
-]
-ROW_COUNTS = [1, 4, 8, 16, 40, 128, 392, 1372]
+_ANSWER = "the row under way is finished first; Ctrl-C again drops all rows"
+_ROW_COUNTS = [1, 4, 8, 16, 40, 128, 392, 1372]
 
 
-def _varied(base: str, change: str) -> str:
-  """The base policy's text with arguments added or replaced."""
-  name, _, inside = base.strip().rstrip(")").partition("(")
-  given = dict(
-    part.strip().split("=", 1)
-    for part in [*inside.split(","), *change.split(",")]
-    if part.strip()
-  )
-  given.pop("recent_tokens", None)
-  return (
-    f"{name}({', '.join(f'{key}={value}' for key, value in given.items())})"
-  )
+def _check_flags() -> None:
+  if _RECORDING.value is None and _VIDEO.value is None:
+    raise InputError(
+      "--video and --recording are both missing; a stream is needed: give one"
+      " of them"
+    )
+  of_video = (_VIDEO, _CHECKPOINT, _PRESET, _FPS, _MAX_FRAMES, _QUESTION, _SEED)
+  beside = [flag.name for flag in of_video if flag.present]
+  if _RECORDING.value is not None and beside:
+    raise InputError(
+      f"--{beside[0]} is given beside --recording; a recording is of a video"
+      " and a model already: give one of the two"
+    )
+  if _RESUME.value and _OUT.value is None:
+    raise InputError(
+      "--resume is given without --out; rows are taken over from that folder:"
+      " add --out"
+    )
+  model_source.check_shape(_CHECKPOINT.value, _PRESET.present, _PRESET.value)
+  pictures = [] if _DISTURB.value else ["plot.png"]
+  command.check_out(_OUT.value, ["config.toml", "metrics.json", *pictures])
+  if _OUT.value is not None and pictures:
+    plots.check_installed()
 
 
 def _recording() -> replay.Recording:
   if _RECORDING.value is not None:
     return replay.load(_RECORDING.value)
-  if not _VIDEO.value:
-    raise InputError(
-      "--video and --recording are both missing; a stream is needed: give one"
-      " of them"
-    )
+  questions = questions_lib.parse_questions(_QUESTION.value)
+  source = session_plan.find_source(
+    _VIDEO.value, fps=_FPS.value, max_frames=_MAX_FRAMES.value
+  )
+  if source.end_s is not None:
+    questions_lib.check_times(questions, source.end_s)
+    middle = questions_lib.Question(source.end_s / 2, "what is happening?")
+    questions = questions or (middle,)
   model = model_source.load_model(
     _CHECKPOINT.value,
     _PRESET.value,
@@ -122,145 +139,143 @@ def _recording() -> replay.Recording:
     seed=_SEED.value,
     report=lambda text: print(f"model  {text}"),
   )
-  with tqdm.tqdm(desc="record", unit="frame", disable=None) as bar:
-    return recordings.record_clip(
-      model,
-      _VIDEO.value,
-      fps=_FPS.value,
-      max_frames=_MAX_FRAMES.value,
-      questions=questions_lib.parse_questions(_QUESTION.value),
-      frames_done=bar.update,
-    )
+  return recordings.record_clip(model, source, questions=questions)
 
 
-def _changes() -> list[tuple[str, str]]:
-  """(name of the choice, what is changed), the base first."""
-  unknown = [name for name in _VARY.value if name not in VARIATIONS]
-  if unknown:
-    raise InputError(
-      f"--vary has {unknown[0]!r}; it must name choices of"
-      f" {', '.join(VARIATIONS)}: correct it"
-    )
-  names = _VARY.value or list(VARIATIONS)
-  return [("base", "")] + [
-    (name, change) for name in names for change in VARIATIONS[name]
-  ]
-
-
-def _compare(recording: replay.Recording) -> list[dict]:
-  """One row for every choice."""
+def _measure(
+  cases: Sequence[variations.Case],
+  measure: Callable[[variations.Case], Mapping[str, Any]],
+  earlier: Mapping[tuple[str, str], dict[str, Any]],
+  stopped: Callable[[], bool],
+) -> list[dict[str, Any]]:
+  """One row for every case; when stopped, of those that were done."""
   rows = []
-  for name, change in tqdm.tqdm(_changes(), desc="choices", disable=None):
-    policy = policy_syntax.make_policy(_varied(_BASE.value, change))
-    recent = 0 if name == "recent_tokens" else None
-    row = choices.choice_row(policy, recording, recent_tokens=recent)
-    rows.append({"choice": name, "change": change or "-", **row})
-    jax.clear_caches()
+  with tqdm.tqdm(cases, unit="row", disable=None) as bar:
+    for case in bar:
+      row = earlier.get((case.choice, case.change))
+      if row is None:
+        if stopped():
+          break
+        bar.set_description(_label(case.choice, case.change))
+        named = {"choice": case.choice, "change": case.change}
+        row = {**named, **measure(case)}
+        jax.clear_caches()
+      rows.append(row)
   return rows
 
 
-def _disturbances(recording: replay.Recording) -> dict[str, replay.Recording]:
-  return {
-    "none": recording,
-    "shift 3": disturb.shift_keys(recording, 3.0),
-    "shift 30": disturb.shift_keys(recording, 30.0),
-    "scale 0.5": disturb.scale_pairs(recording, 0.5),
-    "scale 1.0": disturb.scale_pairs(recording, 1.0),
-    "sink 8": disturb.add_sink(recording, 8.0),
-  }
+def _vary(recording: replay.Recording) -> Callable[[variations.Case], dict]:
+  return lambda case: choices.choice_row(case.policy, recording, **case.driver)
 
 
-def _disturbed(recording: replay.Recording) -> list[dict]:
-  """One row for every disturbance and repair."""
-  rows = []
-  plain = disturb.full_outputs(recording, 0, np.float32)
-  cases = [
-    (name, other, repair)
-    for name, other in _disturbances(recording).items()
-    for repair in REPAIRS
-  ]
-  for name, other, repair in tqdm.tqdm(cases, desc="disturb", disable=None):
-    policy = policy_syntax.make_policy(_varied(_BASE.value, repair))
-    row = choices.choice_row(policy, other)
-    changed = disturb.full_outputs(other, 0, np.float32)
-    rows.append(
-      {
-        "choice": name,
-        "change": repair or "-",
-        "full_changes": float(
-          np.abs(changed - plain).max() / np.abs(plain).max()
-        ),
-        **row,
-      }
+def _disturb(recording: replay.Recording) -> Callable[[variations.Case], dict]:
+  """Also how far the full cache's attention moves, in float32."""
+  outputs = functools.partial(disturb.full_outputs, layer=0, dtype=np.float32)
+  plain = outputs(recording)
+
+  @functools.lru_cache(maxsize=1)
+  def disturbed(name: str) -> tuple[replay.Recording, float]:
+    other = disturb.DISTURBANCES[name](recording)
+    moved = np.abs(outputs(other) - plain).max() / np.abs(plain).max()
+    return other, float(moved)
+
+  def measure(case: variations.Case) -> dict:
+    other, moved = disturbed(case.choice)
+    return {"full_changes": moved, **choices.choice_row(case.policy, other)}
+
+  return measure
+
+
+def _label(choice: str, change: str) -> str:
+  """The change alone says which choice it is, a disturbance does not."""
+  if choice in disturb.DISTURBANCES:
+    return f"{choice}, {change}" if change else choice
+  return change or choice
+
+
+def _percent(value: float | None) -> str:
+  known = value is not None and np.isfinite(value)
+  return f"{100 * value:.1f}" if known else "-"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+  header = ["", "kept %", "quest. %", "mass %", "error %", "clusters",
+            "false joins %", "ms"]  # fmt: skip
+  lines = []
+  for row in rows:
+    ms = row["ms_per_frame"]
+    lines.append(
+      [
+        _label(row["choice"], row["change"]),
+        _percent(row["kept"].get("frame")),
+        _percent(row["kept"].get("question")),
+        _percent(row["mass"].get("frame")),
+        _percent(row["error"].get("frame")),
+        f"{row['clusters']:.0f}" + ("!" if row["table_full"] else ""),
+        " ".join(map(_percent, row["false_joins"])),
+        "-" if ms is None or np.isnan(ms) else f"{ms:.1f}",
+      ]
     )
-    jax.clear_caches()
-  return rows
+    if _DISTURB.value:
+      lines[-1].append(f"{row['full_changes']:.0e}")
+  if _DISTURB.value:
+    header.append("full moves")
+  notes = []
+  if any(row["table_full"] for row in rows):
+    notes = ["! some tokens are in no cluster: raise table_capacity of --base"]
+  return "\n".join([summary.aligned(header, lines), *notes])
 
 
-def _table(rows: Sequence[dict]) -> str:
-  percent = lambda value: "-" if value is None else f"{100 * value:.1f}"
-  header = ["choice", "change", "kept %", "quest. %", "mass %", "error %",
-            "clusters", "false joins %", "ms"]  # fmt: skip
+def _kept_by_rows(
+  base: variations.Case, recording: replay.Recording
+) -> dict[str, list]:
+  played = replay.replay(base.policy, recording, measure=False)
+  shares = choices.kept_by_rows(
+    played,
+    recording,
+    ratio=float(base.policy.knobs["wicsum_ratio"]),
+    row_counts=_ROW_COUNTS,
+  )
+  header = ["query rows", "union %", "vote(4) %", "pooled %"]
+  columns = zip(*shares.values(), strict=True)
   lines = [
-    [
-      row["choice"],
-      row["change"],
-      percent(row["kept"].get("frame")),
-      percent(row["kept"].get("question")),
-      percent(row["mass"].get("frame")),
-      percent(row["error"].get("frame")),
-      f"{row['clusters']:.0f}" + ("!" if row["table_full"] else ""),
-      " ".join(percent(share) for share in row["false_joins"]),
-      f"{row['ms_per_frame']:.1f}",
-    ]
-    for row in rows
+    [str(count), *map(_percent, line)]
+    for count, line in zip(_ROW_COUNTS, columns, strict=True)
   ]
-  return summary.aligned(header, lines)
+  print()
+  print(summary.aligned(header, lines))
+  return {"rows": _ROW_COUNTS, **shares}
 
 
 def main(arguments: Sequence[str]) -> None:
   del arguments
   started = time.time()
-  if _OUT.value is not None:
-    record.check_folder(pathlib.Path(_OUT.value))
-  base = policy_syntax.make_policy(_varied(_BASE.value, ""))
-  if not base.name.startswith("resv("):
-    raise InputError(
-      f"--base is {base.name}; the choices are those of resv: give resv(…)"
-    )
-  _changes()
+  _check_flags()
+  if _DISTURB.value:
+    cases = variations.repaired(_BASE.value, _VARY.value)
+  else:
+    cases = variations.cases(_BASE.value, _VARY.value)
+  earlier = {}
+  if _RESUME.value:
+    left = resume.rows_left(_OUT.value, command.settings())
+    earlier = {(row["choice"], row["change"]): row for row in left}
+    print(f"taken over from {_OUT.value}: {len(earlier)} of {len(cases)} rows")
   recording = _recording()
-  rows = _disturbed(recording) if _DISTURB.value else _compare(recording)
-  print(_table(rows))
-  print("! the table was full for some tokens; kept, mass, error: frames")
-  named = {}
+  measure = (_disturb if _DISTURB.value else _vary)(recording)
+  by_rows = None
+  with interrupt.graceful(_ANSWER) as stopped:
+    rows = _measure(cases, measure, earlier, stopped)
+    interrupted = len(rows) < len(cases)
+    print(_table(rows))
+    if not interrupted and not _DISTURB.value:
+      by_rows = _kept_by_rows(cases[0], recording)
+  if interrupted:
+    print(f"interrupted after {len(rows)} of {len(cases)} rows")
+  named: dict[str, Any] = {"interrupted": interrupted}
   others = {}
-  if not _DISTURB.value:
-    played = replay.replay(base, recording, measure=False)
-    by_rows = choices.kept_by_rows(
-      played,
-      recording,
-      ratio=float(base.knobs["wicsum_ratio"]),
-      row_counts=ROW_COUNTS,
-    )
-    named["kept_by_rows"] = {"rows": ROW_COUNTS, **by_rows}
-    others["plot.png"] = lambda path: plots.save_choices(
-      rows, named["kept_by_rows"], path
-    )
-    columns = ["rows", "union %", "vote(4) %", "pooled %"]
-    print()
-    print(
-      summary.aligned(
-        columns,
-        [
-          [
-            str(count),
-            *(f"{100 * by_rows[name][index]:.1f}" for name in by_rows),
-          ]
-          for index, count in enumerate(ROW_COUNTS)
-        ],
-      )
-    )
+  if by_rows is not None:
+    named["kept_by_rows"] = by_rows
+    others["plot.png"] = functools.partial(plots.save_choices, rows, by_rows)
   if _OUT.value is not None:
     command.write_study(
       _OUT.value,

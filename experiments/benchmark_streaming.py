@@ -55,6 +55,7 @@ from vrex_jax.benchmark import timing
 from vrex_jax.errors import InputError
 from vrex_jax.models import cache as cache_lib
 from vrex_jax.models import config as config_lib
+from vrex_jax.models import dense
 from vrex_jax.models import video_llm
 from vrex_jax.typing import Frame, Parameters
 
@@ -215,7 +216,8 @@ def _model(plan: plans.Plan) -> tuple[config_lib.ModelConfig, Parameters]:
   params = video_llm.random_parameters(
     model, jax.random.key(plan.seed), dtype=kind
   )
-  return model, params
+  rows = plan.batch * model.tokens_per_frame
+  return model, dense.store_for(params, rows, _THREADS.value)
 
 
 def _check_room(
@@ -323,7 +325,7 @@ def _contenders(setting: cell.Setting, sides: Sequence[str]):
       for one in torch_decoder_step.contenders(
         side,
         setting.model.decoder,
-        setting.params["decoder"],
+        dense.to_plain(setting.params)["decoder"],
         keys,
         values,
         np.asarray(setting.frame),

@@ -39,6 +39,7 @@ from vrex_jax import session_report
 from vrex_jax import summary
 from vrex_jax import video
 from vrex_jax.errors import InputError
+from vrex_jax.models import dense
 
 _VIDEO = flags.DEFINE_string("video", None, "Video file or URL.")
 _CHECKPOINT = flags.DEFINE_string(
@@ -159,11 +160,7 @@ def _check_flags(policies: Sequence[policy_lib.KVPolicy]) -> None:
     raise InputError(
       "--record is given without --out; record.npz needs a folder: add --out"
     )
-  if _CHECKPOINT.value is not None and _PRESET.present:
-    raise InputError(
-      f"--preset is {_PRESET.value} beside --checkpoint; a preset is the shape"
-      " of a random model and a checkpoint brings its own: give one of the two"
-    )
+  model_source.check_shape(_CHECKPOINT.value, _PRESET.present, _PRESET.value)
   for flag in (_OUT, _PROFILE):
     if flag.value == "":
       raise InputError(
@@ -338,6 +335,9 @@ def main(arguments: Sequence[str]) -> None:
     template=_TEMPLATE.value,
     report=lambda text: print(f"model  {text}"),
   )
+  rows = model.config.tokens_per_frame
+  cores = record.usable_cores()
+  model = model._replace(params=dense.store_for(model.params, rows, cores))
   profile = contextlib.nullcontext()
   if _PROFILE.value is not None:
     profile = jax.profiler.trace(_PROFILE.value)

@@ -40,6 +40,15 @@ def test_the_first_is_remembered_and_the_second_interrupts():
   assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_the_first_is_answered_once(capfd):
+  with interrupt.graceful("the row is finished first") as stopped:
+    press()
+    with pytest.raises(KeyboardInterrupt):
+      press()
+    assert stopped()
+  assert capfd.readouterr().err == "\nthe row is finished first\n"
+
+
 def test_after_it_ctrl_c_interrupts_as_usual():
   with interrupt.graceful() as stopped:
     press()

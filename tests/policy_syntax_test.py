@@ -132,3 +132,25 @@ def test_any_text_is_policies_or_an_input_error(text):
   except errors.InputError:
     return
   assert all(policy.name.startswith("full") for policy in policies)
+
+
+def test_arguments_are_those_that_are_written():
+  """A policy made of them is the policy of the text."""
+  text = "sliding_window(frames=3)"
+  name, arguments = policy_syntax.policy_arguments(text)
+  assert (name, arguments) == ("sliding_window", {"frames": 3})
+  again = ", ".join(f"{key}={value}" for key, value in arguments.items())
+  made = policy_syntax.make_policy(f"{name}({again})")
+  assert made.name == policy_syntax.make_policy(text).name
+  assert policy_syntax.policy_arguments(" full ") == ("full", {})
+  for other in ("full + keep_sink(4)", "sliding_window(3)", "full | full"):
+    with pytest.raises(errors.InputError):
+      policy_syntax.policy_arguments(other)
+
+
+@pytest.mark.parametrize("text", ["", "full |", "full("])
+def test_a_mistake_names_the_flag_that_has_it(text):
+  with pytest.raises(errors.InputError, match=r"^--policy "):
+    policy_syntax.parse_policies(text)
+  with pytest.raises(errors.InputError, match=r"^--base "):
+    policy_syntax.parse_policies(text, "--base")

@@ -149,7 +149,44 @@ def frames_of(recording):
     *(array[:, :, chosen] for array in recording[:3]),
     *(array[chosen] for array in recording[3:8]),
     recording.frequencies,
+    recording.query_next[:, :, chosen],
   )
+
+
+@pytest.mark.parametrize("query", ["own", "next"])
+def test_looking_ahead_is_that_of_the_stream(query, quick_compilation):
+  del quick_compilation
+  policy = policy_syntax.make_policy("resv(wicsum_ratio=0.2)")
+  config = stream_state.StreamConfig(
+    decoder=testing.decoder_config(num_layers=3),
+    capacity=100,
+    frame_tokens=6,
+    question_chunk=4,
+    lookahead=1,
+    lookahead_query=query,
+    record=True,
+  )
+  params = testing.decoder_parameters(config.decoder)
+  driver, run = testing.start(
+    config, policy, params, block_frames=4, max_tokens=3, stages=("frame",)
+  )
+  frames = testing.hidden_frames(config, 8)
+  run = driver_lib.feed_frames(driver, run, frames, range(8))
+  counts = driver_lib.finish_trace(driver, run).counts
+  model = types.SimpleNamespace(
+    config=types.SimpleNamespace(decoder=config.decoder)
+  )
+  recording = replay.from_arrays(
+    session_report.record_arrays(model, run.records)
+  )
+  play = lambda query_: replay.replay(
+    policy, recording, lookahead=1, lookahead_query=query_, measure=False
+  )
+  for name, values in play(query).counts._asdict().items():
+    if name != "overflow":
+      np.testing.assert_array_equal(values, counts[name][:, :, 0], err_msg=name)
+  other = play("next" if query == "own" else "own").counts
+  assert np.any(other.past_attended != counts["past_attended"][:, :, 0])
 
 
 def test_a_sweep_is_many_replays(told):

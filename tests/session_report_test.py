@@ -203,6 +203,16 @@ def test_ratios_are_the_trace_s(row):
     assert row[name]["frame"] == pytest.approx(attended / seen / ROWS_PER_HEAD)
 
 
+def test_ratios_of_layers_are_the_trace_s(row):
+  trace = a_trace()
+  total = lambda name: int(trace.counts[name][FRAMES, 1].sum())
+  share = total("past_attended") / total("past_seen") / ROWS_PER_HEAD
+  first, second = row["retrieval_ratio_by_layer"]["frame"]
+  assert math.isnan(first)  # layer 0 does not retrieve in frames
+  assert second == pytest.approx(share)
+  assert second == pytest.approx(row["retrieval_ratio"]["frame"])
+
+
 def test_a_run_stopped_before_its_first_frame_has_no_times(full):
   empty = stream_state.init(full.config, full.policy, full.params)
   row = session_report.streaming_row(
@@ -285,6 +295,7 @@ def a_record(random, valid):
   number = lambda: random.integers(0, 90, valid.shape).astype(np.int32)
   return stream.Record(
     query=heads(decoder.num_heads),
+    query_next=heads(decoder.num_heads),
     key=heads(decoder.num_kv_heads),
     value=heads(decoder.num_kv_heads),
     position=number(),
@@ -304,7 +315,7 @@ def test_recorded_chunks_lie_end_to_end_without_shared_padding():
   assert found["query"].shape == (LAYERS, 2, decoder.num_heads, 4, 8)
   assert found["key"].shape == (LAYERS, 2, decoder.num_kv_heads, 4, 8)
   for column, (one, source) in enumerate(kept):
-    for name in ("query", "key", "value"):
+    for name in ("query", "query_next", "key", "value"):
       np.testing.assert_array_equal(
         found[name][:, :, :, column],
         getattr(records[one], name)[:, :, :, source],

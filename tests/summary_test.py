@@ -2,6 +2,8 @@
 
 import math
 
+import pytest
+
 from vrex_jax import record
 from vrex_jax import summary
 
@@ -12,6 +14,11 @@ def row(**changes):
     "frames": 12,
     "cached_tokens": 192,
     "retrieval_ratio": {"frame": 1.0, "question": 0.25, "answer": math.nan},
+    "retrieval_ratio_by_layer": {
+      "frame": [math.nan] * 2,
+      "question": [math.nan, 0.25],
+      "answer": [math.nan] * 2,
+    },
     "attended_share": {"frame": 1.0, "question": 0.25, "answer": math.nan},
     "ms_per_frame": {"p50": 4.0, "p95": 8.0, "first": 9.0},
     "vision_ms": 1.25,
@@ -112,3 +119,54 @@ def test_policies_are_numbered_and_their_overflows_named():
     "warning (policy 2): Too long.",
     "warning (policy 2): Late.",
   ]
+
+
+def by_layer(**stages):
+  """A row's shares; stages that are not given have none."""
+  layers = len(next(iter(stages.values())))
+  nothing = dict.fromkeys(("frame", "question", "answer"), [None] * layers)
+  return row(retrieval_ratio_by_layer={**nothing, **stages})
+
+
+def layer_lines(*rows):
+  """What is printed behind the figures."""
+  lines = summary.streaming_table(rows).splitlines()
+  last = [line.startswith("ms per further token") for line in lines].index(True)
+  return lines[last + 1 :]
+
+
+def test_layers_that_differ_are_listed_by_stage():
+  nan = math.nan
+  shares = by_layer(frame=[None, 0.5, 1.0, 0.0444], answer=[nan, nan, 0.2, 0.3])
+  assert layer_lines(row(), shares) == [
+    "",
+    "policy 2, past attended by layer, %",
+    "layer          0      1      2      3",
+    "frames         -   50.0  100.0    4.4",
+    "answers        -      -   20.0   30.0",
+  ]
+
+
+def test_layers_that_do_not_differ_are_not_listed():
+  """As of a full cache or a window: the line of the stage says it all."""
+  window = by_layer(frame=[0.25] * 4, question=[None, 0.5, 0.5, 0.5])
+  assert layer_lines(row(), window, by_layer(frame=[None] * 4)) == []
+
+
+@pytest.mark.parametrize("layers", [1, 9, 10, 11, 24, 32])
+def test_layers_are_all_there_within_80_columns(layers):
+  shares = [0.999 + index / 1e5 for index in range(layers - 1)]
+  lines = layer_lines(by_layer(frame=[0.001, *shares]))
+  if layers == 1:
+    assert lines == []
+    return
+  assert max(map(len, lines)) <= 80
+  assert len({len(line) for line in lines[2:4]}) == 1
+  words = lambda name: [
+    word
+    for line in lines[2:]
+    if line.startswith(name)
+    for word in line.split()[1:]
+  ]
+  assert words("layer") == [str(index) for index in range(layers)]
+  assert words("frames") == [f"{100 * share:.1f}" for share in [0.001, *shares]]

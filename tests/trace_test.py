@@ -126,6 +126,44 @@ def test_a_stage_without_a_past_has_no_ratio():
   trace.counts["past_seen"][:] = 0
   trace.counts["past_attended"][:] = 0
   assert np.isnan(trace_lib.retrieval_ratio(trace)["frame"])
+  by_layer = trace_lib.retrieval_ratio_by_layer(trace)
+  assert np.isnan(by_layer["frame"]).tolist() == [True] * LAYERS
+
+
+def test_ratios_of_layers_by_hand():
+  retrieves = np.ones((4, LAYERS), bool)
+  retrieves[:, 0] = False  # layer 0 under look-ahead
+  trace = trace_of([0, 1, 1, 3], retrieves=retrieves, rows_per_head=2)
+  attended = np.zeros((4, LAYERS, BATCH, HEADS), np.int32)
+  seen = np.zeros_like(attended)
+  seen[1], seen[2], seen[3, 2] = 10, 30, 40
+  attended[1, 1], attended[2, 1] = 4, 20
+  attended[1, 2], attended[2, 2], attended[3, 2] = 16, 0, 80
+  trace = trace.replace(
+    counts={**trace.counts, "past_attended": attended, "past_seen": seen}
+  )
+  nan = np.nan
+  found = trace_lib.retrieval_ratio_by_layer(trace)
+  assert set(found) == {"frame", "question", "answer"}
+  np.testing.assert_allclose(found["frame"], [nan, 24 / 80, 16 / 80])
+  np.testing.assert_allclose(found["question"], [nan, nan, nan])
+  np.testing.assert_allclose(found["answer"], [nan, nan, 1.0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_layers_weighted_with_what_they_saw_are_the_stage(seed):
+  retrieves = np.array([[0, 0, 0], [1, 1, 1], [0, 1, 1], [1, 0, 0]], bool)
+  trace = trace_of(
+    [0, 1, 1, 2, 3, 1, 2], retrieves=retrieves, rows_per_head=3, seed=seed
+  )
+  whole = trace_lib.retrieval_ratio(trace)
+  for name, ratios in trace_lib.retrieval_ratio_by_layer(trace).items():
+    stage = trace_lib.STAGES.index(name)
+    layers = retrieves[stage]
+    np.testing.assert_array_equal(np.isfinite(ratios), layers)
+    seen = trace.counts["past_seen"][trace.stage == stage].sum(axis=(0, 2, 3))
+    mean = np.average(np.array(ratios)[layers], weights=seen[layers])
+    assert mean == pytest.approx(whole[name])
 
 
 REMEDIES = {

@@ -23,6 +23,7 @@ from vrex_jax.errors import InputError
 
 __all__ = [
   "MAX_SEED",
+  "check_out",
   "run",
   "settings",
   "use_compilation_cache",
@@ -51,8 +52,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except InputError as error:
       _fail(str(error))
     except KeyboardInterrupt:
-      print("interrupted", file=sys.stderr)
-      sys.exit(_INTERRUPTED)
+      print("interrupted", file=sys.stderr, flush=True)
+      sys.stdout.flush()
+      # A compilation that was cut off may crash Python when it ends in order.
+      os._exit(_INTERRUPTED)
 
   try:
     try:
@@ -69,6 +72,22 @@ def settings() -> dict[str, Any]:
   """Every flag of the running script, defaults included."""
   own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
   return {flag.name: flag.value for flag in own}
+
+
+def check_out(out: str | None, names: Sequence[str]) -> None:
+  """Raises before the work when --out could not be written.
+
+  Args:
+    out: the flag's value; None when results are not kept.
+    names: of the files that will be written.
+
+  Raises:
+    InputError: see `record.check_folder`.
+  """
+  if out == "":
+    raise InputError("--out is empty; it must name a folder: try --out=runs/a")
+  if out is not None:
+    record.check_folder(pathlib.Path(out), names=names)
 
 
 def write_study(

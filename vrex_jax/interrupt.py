@@ -1,7 +1,9 @@
 """Ctrl-C that lets the block under way finish, so that results can be kept."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -13,11 +15,15 @@ class StoppedError(Exception):
 
 
 @contextlib.contextmanager
-def graceful() -> Iterator[Callable[[], bool]]:
+def graceful(answer: str = "") -> Iterator[Callable[[], bool]]:
   """Inside, the first Ctrl-C is remembered; the second interrupts as usual.
 
   A step donates its state, so a step cut off in the middle leaves nothing to
   report. Outside the main thread signals are left alone.
+
+  Args:
+    answer: written to standard error at the first Ctrl-C, where what is under
+      way may take a while.
 
   Yields:
     A function: has Ctrl-C been pressed?
@@ -37,6 +43,8 @@ def graceful() -> Iterator[Callable[[], bool]]:
     del number, frame
     pressed.set()
     signal.signal(signal.SIGINT, previous)
+    if answer:  # not by print, which may be under way
+      os.write(sys.stderr.fileno(), f"\n{answer}\n".encode())
 
   signal.signal(signal.SIGINT, remember)
   try:

@@ -43,7 +43,10 @@ class ChunkContext(NamedTuple):
 
 
 class LayerOutput(NamedTuple):
-  """Dynamic. What a layer leaves for `write`, the record and the trace."""
+  """Dynamic. What a layer leaves for `write`, the record and the trace.
+
+  `query_next` is None but when recording; see `stream.Record`.
+  """
 
   query: Float  # [B, N, T, H], rotated
   query_raw: Float  # [B, N, T, H]
@@ -52,6 +55,7 @@ class LayerOutput(NamedTuple):
   value: Float  # [B, K, T, H]
   counts: policy_lib.Counts  # [B, K]
   finite: Bool  # [B]
+  query_next: Float | None = None  # [B, N, T, H], rotated
 
 
 def chunk_context(
@@ -209,19 +213,26 @@ def layer_step(
     selection, counts = pending
   upcoming = None
   ahead = layer + 1
-  if retrieves and config.lookahead and ahead < config.decoder.num_layers:
-    ahead_raw = query_raw
-    if config.lookahead_query == "next":
-      following = {"params": params[f"layers_{ahead}"]}
-      ahead_raw = module.apply(following, hidden, method="project_query")
-    ahead_query = rotary.rotate_by(ahead_raw, context.turn)
+  speculates = bool(
+    retrieves and config.lookahead and ahead < config.decoder.num_layers
+  )
+  next_raw, query_next = query_raw, query
+  if config.record or (speculates and config.lookahead_query == "next"):
+    following = params[f"layers_{min(ahead, config.decoder.num_layers - 1)}"]
+    next_raw = module.apply(
+      {"params": following}, hidden, method="project_query"
+    )
+    query_next = rotary.rotate_by(next_raw, context.turn)
+  if speculates:
+    guess = (query_next, next_raw)
+    if config.lookahead_query == "own":
+      guess = (query, query_raw)
     chosen, policy_state, ahead_counts = select_slots(
       policy,
       policy_state,
       cache,
       ahead,
-      ahead_query,
-      ahead_raw,
+      *guess,
       context,
       state.seen,
       stage,
@@ -271,6 +282,7 @@ def layer_step(
     value,
     counts=counts.plus(attended.counts),
     finite=jnp.all(jnp.isfinite(out) | ~live, axis=(1, 2)),
+    query_next=query_next if config.record else None,
   )
   state = state.replace(cache=cache, policy=policy_state, prefetched=prefetched)
   return out, state, upcoming, output

@@ -14,7 +14,13 @@ from vrex_jax.models import prompt
 from vrex_jax.models import tokenizer as tokenizer_lib
 from vrex_jax.models import video_llm
 
-__all__ = ["activation_dtype", "check_memory", "load_model", "storage_dtype"]
+__all__ = [
+  "activation_dtype",
+  "check_memory",
+  "check_shape",
+  "load_model",
+  "storage_dtype",
+]
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -58,6 +64,24 @@ def check_memory(needed_bytes: int, what: str, remedy: str) -> None:
     raise InputError(
       f"{what} needs {needed_bytes / 2**30:.1f} GiB and"
       f" {free / 2**30:.1f} GiB are free: {remedy}"
+    )
+
+
+def check_shape(checkpoint: str | None, given: bool, preset: str) -> None:
+  """Refuses a preset beside a checkpoint.
+
+  Args:
+    checkpoint: value of --checkpoint.
+    given: --preset was written by the user, not left at its default.
+    preset: its value.
+
+  Raises:
+    InputError: both were given.
+  """
+  if checkpoint is not None and given:
+    raise InputError(
+      f"--preset is {preset} beside --checkpoint; a preset is the shape of a"
+      " random model and a checkpoint brings its own: give one of the two"
     )
 
 

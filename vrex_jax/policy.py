@@ -94,7 +94,7 @@ class Needs:
     mass: wants attention mass through `feedback`.
     all_keys: `select` reads every key. A statement for out-of-core use; the
       driver here holds all keys and does not look at it.
-    weights: `init` reads model parameters; likewise a statement.
+    weights: `init` reads model parameters and gets them with plain kernels.
     sample: `init` reads recorded queries and keys, and has to be given them:
       `stream_state.init` takes them, the experiments do not yet.
     prefetches: selections carry `prefetch`, the slots wanted next step.

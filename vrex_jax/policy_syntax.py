@@ -17,14 +17,17 @@ from typing import Any
 from vrex_jax import policy as policy_lib
 from vrex_jax.errors import InputError
 
-__all__ = ["make_policy", "parse_policies"]
+__all__ = ["make_policy", "parse_policies", "policy_arguments"]
 
 
-def parse_policies(text: str) -> list[policy_lib.KVPolicy]:
+def parse_policies(
+  text: str, flag: str = "--policy"
+) -> list[policy_lib.KVPolicy]:
   """Every policy of a --policy value, in order.
 
   Args:
     text: policies separated by `|`.
+    flag: that gave it, for messages.
 
   Returns:
     One KVPolicy each.
@@ -40,14 +43,18 @@ def parse_policies(text: str) -> list[policy_lib.KVPolicy]:
   parts = _split(text, "|")
   if not all(part.strip() for part in parts):
     raise InputError(
-      f"--policy is {text!r}; it must name at least one policy, separated by"
+      f"{flag} is {text!r}; it must name at least one policy, separated by"
       f" |: the known ones are {_known(policy_lib.POLICIES)}"
     )
-  return [make_policy(part) for part in parts]
+  return [make_policy(part, flag) for part in parts]
 
 
-def make_policy(text: str) -> policy_lib.KVPolicy:
+def make_policy(text: str, flag: str = "--policy") -> policy_lib.KVPolicy:
   """One policy with its combinators: "name(argument=value) + combinator(4)".
+
+  Args:
+    text: one policy.
+    flag: that gave it, for messages.
 
   Raises:
     InputError: see `parse_policies`.
@@ -57,21 +64,41 @@ def make_policy(text: str) -> policy_lib.KVPolicy:
     {'frames': 2}
   """
   base, *wrappers = _split(text, "+")
-  name, positional, named = _call(base)
-  factory = _factory(policy_lib.POLICIES, name, "policy")
-  if positional:
-    raise InputError(
-      f"policy {base.strip()!r} has an argument without a name; policies take"
-      f" them by name: write {name}(argument={positional[0]!r})"
-    )
-  _check_arguments(factory, name, (), named, skip=0)
-  policy = factory(**named)
+  name, named = policy_arguments(base, flag)
+  policy = _factory(policy_lib.POLICIES, name, "policy")(**named)
   for wrapper in wrappers:
-    name, positional, named = _call(wrapper)
+    name, positional, named = _call(wrapper, flag)
     factory = _factory(policy_lib.COMBINATORS, name, "combinator")
     _check_arguments(factory, name, positional, named, skip=1)
     policy = factory(policy, *positional, **named)
   return policy
+
+
+def policy_arguments(
+  text: str, flag: str = "--policy"
+) -> tuple[str, dict[str, Any]]:
+  """Name and arguments of one policy without combinators, as they are given.
+
+  Args:
+    text: one policy.
+    flag: that gave it, for messages.
+
+  Raises:
+    InputError: see `parse_policies`.
+
+  Example:
+    >>> policy_arguments("resv(table=layer, votes=4)")
+    ('resv', {'table': 'layer', 'votes': 4})
+  """
+  name, positional, named = _call(text, flag)
+  factory = _factory(policy_lib.POLICIES, name, "policy")
+  if positional:
+    raise InputError(
+      f"policy {text.strip()!r} has an argument without a name; policies take"
+      f" them by name: write {name}(argument={positional[0]!r})"
+    )
+  _check_arguments(factory, name, (), named, skip=0)
+  return name, named
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -94,7 +121,7 @@ def _split(text: str, separator: str) -> list[str]:
   return [*parts, current]
 
 
-def _call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
+def _call(text: str, flag: str) -> tuple[str, list[Any], dict[str, Any]]:
   """Name, positional and named arguments of "name(…)" or "name"."""
   try:
     node = ast.parse(text.strip(), mode="eval").body
@@ -112,7 +139,7 @@ def _call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     )
   except (SyntaxError, ValueError) as error:
     raise InputError(
-      f"--policy has {text.strip()!r}; a policy is written name or"
+      f"{flag} has {text.strip()!r}; a policy is written name or"
       " name(argument=value, …), each argument once: check brackets and commas"
     ) from error
 

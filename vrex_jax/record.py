@@ -39,6 +39,7 @@ __all__ = [
   "config_hash",
   "metrics",
   "peak_rss_bytes",
+  "usable_cores",
   "write_folder",
 ]
 
@@ -53,6 +54,7 @@ STREAMING_FIELDS = (
   "frames",
   "cached_tokens",
   "retrieval_ratio",
+  "retrieval_ratio_by_layer",
   "attended_share",
   "ms_per_frame",
   "vision_ms",
@@ -91,6 +93,13 @@ def peak_rss_bytes() -> int:
   return peak if sys.platform == "darwin" else peak * 1024
 
 
+def usable_cores() -> int:
+  """Cores this process may use, where the system tells; else all there are."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def metrics(
   rows: Sequence[Mapping[str, Any]],
   *,
@@ -123,9 +132,7 @@ def metrics(
       "revision": _revision(),
       "device": f"{device.platform}: {device.device_kind}",
       "dtype": dtype,
-      "threads": len(os.sched_getaffinity(0))
-      if hasattr(os, "sched_getaffinity")
-      else os.cpu_count(),
+      "threads": usable_cores(),
       "seed": seed,
       "config_hash": config_hash(config),
       "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),

@@ -10,9 +10,11 @@ states stay those of the recorded run: a choice here does not change what the
 next layer sees.
 """
 
+import dataclasses
 import pathlib
 import time
 import zipfile
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +57,8 @@ class Recording(NamedTuple):
     valid: the stream has a token here.
     event: chunk of every token, from 0.
     frequencies: radians per position.
+    query_next: rotated; of layer l, what layer l + 1's projection makes of
+      layer l's input.
   """
 
   query: np.ndarray  # f[L, N, ΣT, H]
@@ -66,6 +70,7 @@ class Recording(NamedTuple):
   valid: np.ndarray  # b [ΣT]
   event: np.ndarray  # i32 [ΣT]
   frequencies: np.ndarray  # f32 [H / 2]
+  query_next: np.ndarray  # f[L, N, ΣT, H]
 
 
 class Chunk(NamedTuple):
@@ -126,7 +131,14 @@ def load(path: str | pathlib.Path, stream_index: int = 0) -> Recording:
           " is expected: run it with --record"
         )
       return from_arrays(dict(arrays), stream_index)
-  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+  except (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,  # an .npy file is one array, not a folder of them
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
     if isinstance(error, InputError):
       raise
     raise InputError(
@@ -151,6 +163,7 @@ def from_arrays(
     tokens("valid"),
     arrays["event"],
     arrays["frequencies"],
+    heads("query_next"),
   )
 
 
@@ -180,6 +193,7 @@ class _Inputs(NamedTuple):
   """Dynamic. One chunk, padded to the longest of its stage."""
 
   query: Float  # [L, 1, N, T, H]
+  query_next: Float  # [L, 1, N, T, H]
   key: Float  # [L, 1, K, T, H]
   value: Float  # [L, 1, K, T, H]
   position: Int  # [1, T]
@@ -195,6 +209,8 @@ def replay(
   knobs: PyTree = None,
   sweep: bool = False,
   recent_tokens: int | None = None,
+  lookahead: int = 0,
+  lookahead_query: str = "own",
   measure: bool = True,
   timed: bool = False,
 ) -> Replayed:
@@ -207,6 +223,8 @@ def replay(
     sweep: every leaf of `knobs` has a leading axis Z; all are run side by side
       by `vmap`, one compilation a stage.
     recent_tokens: always attended; one frame when None.
+    lookahead: 0, or 1: layer l + 1 chooses at layer l, and layer 0 takes all.
+    lookahead_query: whose query then chooses, layer l's "own" or the "next".
     measure: also compute `mass` and `error`, at the cost of full attention.
     timed: also time the choice for the last frame, in a program that does
       nothing else.
@@ -224,7 +242,11 @@ def replay(
     )
   chunks = chunks_of(recording)
   longest = _longest(chunks)
-  config = _config(recording, chunks, longest)
+  config = dataclasses.replace(
+    _config(recording, chunks, longest),
+    lookahead=lookahead,
+    lookahead_query=lookahead_query,
+  )
   knobs = policy.knobs if knobs is None else knobs
   start = lambda knobs_: stream_state.init(
     config, policy, {}, knobs=knobs_, recent_tokens=recent_tokens
@@ -314,11 +336,15 @@ def _padded(recording: Recording, chunk: Chunk, length: int) -> _Inputs:
     array[:, :, span], ((0, 0), (0, 0), (0, missing), (0, 0))
   )[:, None]
   tokens = lambda array: np.pad(array[span], (0, missing))[None]
-  arrays = (
-    *(heads(recording[index]) for index in range(3)),
-    *(tokens(recording[index]) for index in range(3, 7)),
+  per_head = ("query", "query_next", "key", "value")
+  return _Inputs(
+    **{
+      name: jnp.asarray(
+        (heads if name in per_head else tokens)(getattr(recording, name))
+      )
+      for name in _Inputs._fields
+    }
   )
-  return _Inputs(*map(jnp.asarray, arrays))
 
 
 def _program(
@@ -368,14 +394,19 @@ def _step(
       for array in (inputs.query, inputs.key, inputs.value)
     )
     query_raw = rotary.rotate_by(query, back)
+    chooser = query
+    if config.lookahead and layer:
+      own = config.lookahead_query == "own"
+      ahead = inputs.query if own else inputs.query_next
+      chooser = jnp.asarray(ahead[layer - 1], jnp.float32)
     key_raw = rotary.rotate_by(key, back)
     cache = cache_lib.append(cache, layer, key, value, context.start)
     selection = policy_lib.attend_all()
     counts = policy_lib.zero_counts((1, config.decoder.num_kv_heads))
-    if stage in policy.needs.stages:
+    if stage in policy.needs.stages and (layer or not config.lookahead):
       selection, policy_state, counts = layer_lib.select_slots(
-        policy, policy_state, cache, layer, query, query_raw, context,
-        state.seen, stage,
+        policy, policy_state, cache, layer, chooser,
+        rotary.rotate_by(chooser, back), context, state.seen, stage,
       )  # fmt: skip
     slots = attend_lib.attended_slots(selection, context.sets.at(layer), rows)
     counts = counts.plus(

@@ -61,6 +61,7 @@ def streaming_row(
     "frames": run.frames,
     "cached_tokens": int(held.max(initial=0)),
     "retrieval_ratio": trace_lib.retrieval_ratio(trace),
+    "retrieval_ratio_by_layer": trace_lib.retrieval_ratio_by_layer(trace),
     "attended_share": trace_lib.retrieval_ratio(trace, all_layers=True),
     "ms_per_frame": {
       "p50": float(np.percentile(steady, 50)) if steady else None,
@@ -136,9 +137,10 @@ def record_arrays(
     records: chunks in order.
 
   Returns:
-    query f[L, B, N, ΣT, H] and key f[L, B, K, ΣT, H], rotated; value
-    f[L, B, K, ΣT, H]; position, frame, kind, valid [B, ΣT]; event i32[ΣT], the
-    chunk a token came in; frequencies f32[H / 2], radians per position.
+    query and query_next f[L, B, N, ΣT, H] and key f[L, B, K, ΣT, H], rotated
+    (see `stream.Record`); value f[L, B, K, ΣT, H]; position, frame, kind, valid
+    [B, ΣT]; event i32[ΣT], the chunk a token came in; frequencies f32[H / 2],
+    radians per position.
   """
   decoder = model.config.decoder
   columns = [np.asarray(one.valid).any(axis=0) for one in records]
@@ -151,6 +153,7 @@ def record_arrays(
   )
   return {
     "query": join(lambda one: one.query, 3),
+    "query_next": join(lambda one: one.query_next, 3),
     "key": join(lambda one: one.key, 3),
     "value": join(lambda one: one.value, 3),
     "position": join(lambda one: one.position, 1),

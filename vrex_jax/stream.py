@@ -45,9 +45,14 @@ EmbedFrame = Callable[[Parameters, Array, Bool], tuple[Float, Bool]]
 
 
 class Record(NamedTuple):
-  """Dynamic. Queries, keys and values of one chunk, for replays."""
+  """Dynamic. Queries, keys and values of one chunk, for replays.
+
+  `query_next` of layer l is what layer l + 1's projection makes of layer l's
+  input: the query of `--lookahead_query next` (the last layer's is its own).
+  """
 
   query: Float  # [L, B, N, T, H], rotated
+  query_next: Float  # [L, B, N, T, H], rotated
   key: Float  # [L, B, K, T, H], rotated
   value: Float  # [L, B, K, T, H]
   position: Int  # [B, T]
@@ -259,6 +264,13 @@ def prefill_chunk(
   if config.record:
     record = Record(
       query=jnp.stack([output.query for output in outputs]),
+      query_next=jnp.stack(
+        [
+          output.query_next
+          for output in outputs
+          if output.query_next is not None
+        ]
+      ),
       key=jnp.stack([output.key for output in outputs]),
       value=jnp.stack([output.value for output in outputs]),
       position=context.position,

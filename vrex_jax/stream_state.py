@@ -15,6 +15,7 @@ from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax.models import cache as cache_lib
 from vrex_jax.models import config as config_lib
+from vrex_jax.models import dense
 from vrex_jax.typing import Bitmap, Int, Parameters
 
 __all__ = [
@@ -186,6 +187,8 @@ def init(
   policy_lib.check_hooks(policy)
   decoder = config.decoder
   knobs = policy.knobs if knobs is None else knobs
+  if policy.needs.weights:
+    params = dense.to_plain(params)
   one = policy.init(spec_of(config), params, knobs, sample)
   batched = jax.tree.map(
     lambda leaf: jnp.array(

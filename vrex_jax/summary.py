@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 __all__ = ["aligned", "streaming_table"]
 
@@ -30,6 +30,8 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def streaming_table(rows: Sequence[Mapping[str, Any]]) -> str:
   """Policies by number, one line per figure, then what overflowed.
 
+  In between, where a policy's layers differ, the share of each.
+
   Args:
     rows: streaming rows (`record.STREAMING_FIELDS`).
   """
@@ -47,7 +49,44 @@ def streaming_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for number, row in zip(numbers, rows, strict=True)
     for sentence in row["overflow"]
   ]
-  return "\n".join([*names, "", table, *warnings])
+  layers = [
+    f"\npolicy {number}, past attended by layer, %\n{_layer_table(shares)}"
+    for number, row in zip(numbers, rows, strict=True)
+    if _differ(shares := row["retrieval_ratio_by_layer"])
+  ]
+  return "\n".join([*names, "", table, *layers, *warnings])
+
+
+def _differ(by_stage: Mapping[str, Sequence[float | None]]) -> bool:
+  """Layers of a stage attend different shares (of no full or fixed window)."""
+  return any(
+    len({share for share in shares if _is_known(share)}) > 1
+    for shares in by_stage.values()
+  )
+
+
+def _layer_table(by_stage: Mapping[str, Sequence[float | None]]) -> str:
+  """One column a layer, one line a stage; wrapped after a few layers."""
+  known = {
+    _STAGES[stage]: shares
+    for stage, shares in by_stage.items()
+    if any(map(_is_known, shares))
+  }
+  count = max(map(len, known.values()))
+  tables = []
+  for first in range(0, count, _LAYERS_A_LINE):
+    layers = range(first, min(first + _LAYERS_A_LINE, count))
+    cells = [
+      [stage, *(_percent(shares[layer], unit="") for layer in layers)]
+      for stage, shares in known.items()
+    ]
+    header = [f"{layer:>5}" for layer in layers]
+    tables.append(aligned(["layer".ljust(_STAGE_WIDTH), *header], cells))
+  return "\n".join(tables)
+
+
+def _is_known(value: float | None) -> TypeGuard[float]:
+  return value is not None and math.isfinite(value)
 
 
 def _per_second(row: Mapping[str, Any], decoding: bool) -> float | None:
@@ -59,17 +98,22 @@ def _per_second(row: Mapping[str, Any], decoding: bool) -> float | None:
 
 
 def _number(value: float | None) -> str:
-  if value is None or not math.isfinite(value):
+  if not _is_known(value):
     return "-"
   if value == 0 or abs(value) >= 100:
     return f"{value:.0f}"
   return f"{value:.3g}"
 
 
-def _percent(value: float | None) -> str:
-  if value is None or not math.isfinite(value):
+def _percent(value: float | None, unit: str = " %") -> str:
+  if not _is_known(value):
     return "-"
-  return f"{100 * value:.1f} %"
+  return f"{100 * value:.1f}{unit}"
+
+
+_STAGES = {"frame": "frames", "question": "questions", "answer": "answers"}
+_STAGE_WIDTH = max(map(len, _STAGES.values()))
+_LAYERS_A_LINE = 10  # of 5 digits and 2 spaces, within 80 columns
 
 
 _FIGURES: dict[str, Callable[[Mapping[str, Any]], str]] = {

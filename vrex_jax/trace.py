@@ -6,6 +6,7 @@ joules or bytes here; the hardware model prices the counts.
 """
 
 import enum
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -31,6 +32,7 @@ __all__ = [
   "from_events",
   "load",
   "retrieval_ratio",
+  "retrieval_ratio_by_layer",
   "save",
   "zero_counts",
 ]
@@ -295,21 +297,47 @@ def retrieval_ratio(
   ratios = {}
   for name in STAGES[1:]:
     index = STAGES.index(name)
-    events = trace.stage == index
-    if all_layers:
-      layers = np.ones_like(trace.retrieves[index])
-    else:
-      layers = trace.retrieves[index]
-    attended = trace.counts["past_attended"][events][:, layers]
-    seen = trace.counts["past_seen"][events][:, layers]
-    denominator = int(seen.astype(np.int64).sum()) * trace.rows_per_head
-    if not layers.any() and events.any():
+    layers = trace.retrieves[index] | all_layers
+    attended, seen = (total[layers].sum() for total in _past(trace, index))
+    if not layers.any() and np.any(trace.stage == index):
       ratios[name] = 1.0
-    elif denominator == 0:
-      ratios[name] = float("nan")
     else:
-      ratios[name] = int(attended.astype(np.int64).sum()) / denominator
+      ratios[name] = int(attended) / int(seen) if seen else math.nan
   return ratios
+
+
+def retrieval_ratio_by_layer(trace: StreamTrace) -> dict[str, list[float]]:
+  """`retrieval_ratio` of every layer by itself.
+
+  Weighted with the past tokens that its layers saw, a stage's figures give the
+  stage's ratio.
+
+  Args:
+    trace: events.
+
+  Returns:
+    {"frame": , "question": , "answer": }, L numbers each; nan where the layer
+    does not retrieve at that stage, or saw no past there.
+  """
+  ratios = {}
+  for name in STAGES[1:]:
+    index = STAGES.index(name)
+    known = zip(*_past(trace, index), trace.retrieves[index], strict=True)
+    ratios[name] = [
+      int(attended) / int(seen) if retrieves and seen else math.nan
+      for attended, seen, retrieves in known
+    ]
+  return ratios
+
+
+def _past(trace: StreamTrace, stage: int) -> tuple[np.ndarray, np.ndarray]:
+  """Past tokens that rows attended, and could have: i64[L] each."""
+  events = trace.stage == stage
+  attended, seen = (
+    trace.counts[name][events].sum(axis=(0, 2, 3), dtype=np.int64)
+    for name in ("past_attended", "past_seen")
+  )
+  return attended, seen * trace.rows_per_head
 
 
 def check(trace: StreamTrace) -> list[str]:

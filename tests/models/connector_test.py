@@ -81,15 +81,37 @@ def oracle_project(x, params):
   return x @ two["kernel"] + two.get("bias", 0.0)
 
 
+POOLINGS = {
+  "bilinear": (connector_lib.bilinear_matrix, oracle_bilinear),
+  "average": (connector_lib.average_matrix, oracle_average),
+}
+
+
 @pytest.mark.parametrize(
-  ("grid", "pooled"), [(27, 14), (8, 4), (9, 5), (5, 3), (4, 2), (3, 5), (1, 1)]
+  ("pooling", "grid", "pooled"),
+  [
+    ("bilinear", 27, 14),
+    ("bilinear", 8, 4),
+    ("bilinear", 9, 5),
+    ("bilinear", 5, 3),
+    ("bilinear", 4, 2),
+    ("bilinear", 3, 5),
+    ("bilinear", 1, 1),
+    ("average", 24, 3),
+    ("average", 10, 3),
+    ("average", 7, 3),
+    ("average", 9, 4),
+    ("average", 2, 2),
+    ("average", 2, 3),
+  ],
 )
-def test_bilinear_pooling_equals_the_loops(grid, pooled):
+def test_pooling_equals_the_loops(pooling, grid, pooled):
+  make_matrix, oracle = POOLINGS[pooling]
   features = make_features(grid)
-  matrix = connector_lib.bilinear_matrix(grid, pooled)
+  matrix = make_matrix(grid, pooled)
   got = connector_lib.pool_grid(jnp.asarray(features), matrix)
   for image in range(2):
-    want = oracle_bilinear(features[image].reshape(grid, grid, -1), pooled)
+    want = oracle(features[image].reshape(grid, grid, -1), pooled)
     np.testing.assert_allclose(got[image], want, atol=1e-5)
 
 
@@ -111,18 +133,6 @@ def test_bilinear_pooling_does_not_antialias(grid):
   )
   np.testing.assert_allclose(got, sharp, atol=1e-5)
   assert np.abs(got - smooth).max() > 0.1
-
-
-@pytest.mark.parametrize(
-  ("grid", "pooled"), [(24, 3), (10, 3), (7, 3), (9, 4), (2, 2), (2, 3)]
-)
-def test_average_pooling_equals_the_loops(grid, pooled):
-  features = make_features(grid)
-  matrix = connector_lib.average_matrix(grid, pooled)
-  got = connector_lib.pool_grid(jnp.asarray(features), matrix)
-  for image in range(2):
-    want = oracle_average(features[image].reshape(grid, grid, -1), pooled)
-    np.testing.assert_allclose(got[image], want, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,6 @@ QUERY = f"{PREFIX}model.layers.0.self_attn.q_proj"
 
 
 @pytest.fixture
-def parts(tmp_path):
-  """The stored model of parts: adapter of rank 3, alpha 6, rslora."""
-  return references.copy("parts", tmp_path)
-
-
-@pytest.fixture
 def adapter(parts):
   return parts.parent / "adapter"
 
@@ -125,9 +119,7 @@ def test_the_head_saved_beside_its_factors_is_the_base(parts, adapter):
 @pytest.mark.parametrize("wrapper", ["", "modules_to_save.default."])
 def test_the_adapter_may_hold_the_connector(wrapper, parts, adapter):
   wanted = checkpoint.load(parts).params["connector"]
-  connector = safetensors_numpy.load_file(
-    parts.parent / "connector.safetensors"
-  )
+  connector = _connector(parts)
   _rewrite(
     adapter,
     lambda old: {
@@ -148,9 +140,7 @@ def test_the_adapter_may_hold_the_connector(wrapper, parts, adapter):
 
 def test_a_connector_file_wins_over_the_adapters(parts, adapter):
   wanted = checkpoint.load(parts).params["connector"]
-  connector = safetensors_numpy.load_file(
-    parts.parent / "connector.safetensors"
-  )
+  connector = _connector(parts)
   _rewrite(
     adapter,
     lambda old: {

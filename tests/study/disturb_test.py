@@ -5,44 +5,25 @@ import types
 import numpy as np
 import pytest
 
+from tests.study import recorded
 from vrex_jax import policy_syntax
 from vrex_jax import replay
-from vrex_jax.models import config as config_lib
-from vrex_jax.models import rotary
 from vrex_jax.study import disturb
 
-LAYERS, HEADS, KV_HEADS, WIDTH, LENGTH, FRAMES = 2, 4, 2, 16, 8, 24
+LAYERS, HEADS, KV_HEADS, WIDTH = 2, 4, 2, 16
 
 
 @pytest.fixture(scope="module")
 def recording():
-  """Frames of tokens that come back: eight contents, noise, rotated keys."""
-  random = np.random.default_rng(0)
-  tokens = LENGTH * FRAMES
-  rope = config_lib.RopeConfig()
-  frequencies = np.asarray(rotary.inverse_frequencies(rope, WIDTH))
-  contents = random.standard_normal((LAYERS, KV_HEADS, LENGTH, WIDTH))
-  base = np.tile(contents, (1, 1, FRAMES, 1))
-  key = base + 0.2 * random.standard_normal(base.shape)
-  wide = np.repeat(base, HEADS // KV_HEADS, axis=1)
-  query = wide + 0.5 * random.standard_normal(wide.shape)
-  single = lambda array: array.astype(np.float32)
-  return replay.Recording(
-    query=single(query),
-    key=single(key),
-    value=single(random.standard_normal(key.shape)),
-    position=np.arange(tokens, dtype=np.int32),
-    frame=np.repeat(np.arange(FRAMES, dtype=np.int32), LENGTH),
-    kind=np.ones(tokens, np.int8),
-    valid=np.ones(tokens, bool),
-    event=np.repeat(np.arange(FRAMES, dtype=np.int32), LENGTH),
-    frequencies=frequencies,
+  return recorded.recording(
+    layers=LAYERS, heads=HEADS, kv_heads=KV_HEADS, width=WIDTH
   )
 
 
 def in_float64(recording):
   return recording._replace(
     query=recording.query.astype(np.float64),
+    query_next=recording.query_next.astype(np.float64),
     key=recording.key.astype(np.float64),
     value=recording.value.astype(np.float64),
   )
@@ -63,6 +44,31 @@ def test_full_attention_does_not_change(recording, change, layer):
   after = disturb.full_outputs(change(exact), layer)
   np.testing.assert_allclose(after, before, atol=1e-5)
   assert np.abs(change(exact).key - exact.key).max() > 1.0
+
+
+def test_the_query_of_the_next_layer_still_meets_its_keys(recording):
+  """Look-ahead scores do not change either: q' · k' = q · k one layer up."""
+  changed = disturb.scale_pairs(recording, 1.0)
+  scores = lambda one: np.einsum(
+    "kgth,ksh->kgts",
+    one.query_next[0].reshape(KV_HEADS, -1, *one.query_next.shape[2:]),
+    one.key[1],
+  )
+  np.testing.assert_allclose(scores(changed), scores(recording), atol=1e-3)
+
+
+def test_full_attention_is_that_of_a_loop(recording, monkeypatch):
+  """Also when queries are taken in several pieces."""
+  monkeypatch.setattr(disturb, "_QUERY_ROWS", 7)
+  exact, layer = in_float64(recording), 1
+  found = disturb.full_outputs(exact, layer)
+  for head, token in ((0, 0), (1, 6), (2, 7), (HEADS - 1, 100)):
+    own = head // (HEADS // KV_HEADS)
+    past = slice(token + 1)
+    scores = exact.key[layer, own, past] @ exact.query[layer, head, token]
+    weights = np.exp(scores / np.sqrt(WIDTH))
+    mean = weights @ exact.value[layer, own, past] / weights.sum()
+    np.testing.assert_allclose(found[head, token], mean, rtol=1e-10)
 
 
 def test_a_shift_lies_in_the_slow_pairs(recording):
@@ -120,7 +126,7 @@ def clusters(played):
 def test_a_shift_makes_all_codes_alike(chosen):
   """One cluster or two where there were as many as contents."""
   plain = chosen["plain"]
-  assert np.all(clusters(plain.before) >= LENGTH - 1)
+  assert np.all(clusters(plain.before) >= recorded.CONTENTS - 1)
   assert np.all(clusters(plain.after) <= 3)
 
 

@@ -56,9 +56,70 @@ def test_clusters_of_scenes_are_found():
   assert found.lift > 1.5
 
 
+@pytest.mark.parametrize("clusters", [1, 3, 40])
+def test_clusters_that_know_no_scene_have_lift_1(clusters):
+  """Films of random scenes, with clusters that follow the scenes of none."""
+  random = np.random.default_rng(0)
+  time_s = np.arange(100) / 20
+  member = random.integers(0, clusters, (1, 2, 100))
+  names = [one.scene for one in SEGMENTS]
+  hits = expected = 0.0
+  for seed in range(200):
+    film = [
+      one._replace(scene=scene)
+      for one, scene in zip(SEGMENTS, random.permutation(names), strict=True)
+    ]
+    found = revisits.same_scene_lift(
+      member, time_s, film, shuffles=20, seed=seed
+    )
+    hits += found.share * found.tokens
+    expected += found.shuffled * found.tokens
+  assert hits / expected == pytest.approx(1.0, rel=0.03)
+
+
+def test_tokens_of_no_segment_are_left_out():
+  film = [one._replace(end_s=one.end_s - 0.5) for one in SEGMENTS]
+  random = np.random.default_rng(0)
+  member = random.integers(-1, 6, (2, 3, 60))
+  time_s = np.sort(random.uniform(-0.5, 5.5, 60))
+  inside = (time_s >= 0) & (time_s < 5) & (time_s % 1 < 0.5)
+  assert 0 < inside.sum() < 50
+  found = revisits.same_scene_lift(member, time_s, film)
+  same = revisits.same_scene_lift(member[..., inside], time_s[inside], film)
+  assert found == same
+  share, tokens = by_hand(member[..., inside], time_s[inside])
+  np.testing.assert_allclose(found.share, share)
+  assert found.tokens == tokens
+
+
+def test_the_first_revisit():
+  assert revisits.first_revisit_s(SEGMENTS) == 2.0
+  assert revisits.first_revisit_s(SEGMENTS[:2]) == float("inf")
+
+
+def segments_file(*times):
+  segments = [
+    {"scene": "a", "start_s": start_s, "end_s": end_s}
+    for start_s, end_s in times
+  ]
+  return json.dumps({"segments": segments})
+
+
 @pytest.mark.parametrize(
   "content",
-  ["", "[]", "{}", '{"segments": []}', '{"segments": [{"scene": "a"}]}'],
+  [
+    "",
+    "[]",
+    "{}",
+    '{"segments": []}',
+    '{"segments": [{"scene": "a"}]}',
+    '{"segments": {"scene": "a"}}',
+    segments_file((1, 2), (0, 1)),
+    segments_file((0, 2), (1, 3)),
+    segments_file((1, 0)),
+    segments_file((0, float("nan"))),
+    segments_file((0, float("inf"))),
+  ],
 )
 def test_bad_annotations_are_refused(tmp_path, content):
   path = tmp_path / "a.json"

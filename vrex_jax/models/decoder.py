@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from vrex_jax.models import attention
 from vrex_jax.models import config as config_lib
+from vrex_jax.models import dense as dense_lib
 from vrex_jax.models import promotion
 from vrex_jax.models import rotary
 from vrex_jax.typing import Bool, Float, Int, Tokens
@@ -93,12 +94,8 @@ class DecoderLayer(nn.Module):
   def setup(self):
     cfg = self.config
     norm = lambda: RMSNorm(cfg.rms_norm_eps, self.dtype, self.param_dtype)
-    dense = lambda width, bias: nn.Dense(
-      width,
-      use_bias=bias,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      promote_dtype=promotion.promote_late,
+    dense = lambda width, bias: dense_lib.Dense(
+      width, bias, self.dtype, self.param_dtype
     )
     self.input_norm = norm()
     self.q_proj = dense(cfg.num_heads * cfg.head_dim, cfg.qkv_bias)

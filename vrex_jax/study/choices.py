@@ -32,6 +32,8 @@ def choice_row(
   recording: replay.Recording,
   *,
   recent_tokens: int | None = None,
+  lookahead: int = 0,
+  lookahead_query: str = "own",
   quarters: int = 4,
 ) -> dict[str, Any]:
   """One row of the comparison.
@@ -40,16 +42,23 @@ def choice_row(
     policy: a ReSV policy.
     recording: the stream.
     recent_tokens: see `replay.replay`.
+    lookahead: see there.
+    lookahead_query: see there.
     quarters: parts of the stream in which false joins are counted.
 
   Returns:
-    {policy, recent_tokens, kept, mass, error (each by stage), clusters,
-    tokens_per_cluster, false_joins (one a part), table_full, ms_per_frame}:
-    the last is the time of choosing alone, at the end of the stream, the best
-    of five.
+    {policy, recent_tokens, lookahead, lookahead_query, kept, mass, error (each
+    by stage), clusters, tokens_per_cluster, false_joins (one a part),
+    table_full, ms_per_frame}: the last is the CPU time of choosing alone, at
+    the end of the stream, the best of five.
   """
   played = replay.replay(
-    policy, recording, recent_tokens=recent_tokens, timed=True
+    policy,
+    recording,
+    recent_tokens=recent_tokens,
+    lookahead=lookahead,
+    lookahead_query=lookahead_query,
+    timed=True,
   )
   stages = np.array([chunk.stage for chunk in played.chunks])
   past = played.counts.past_seen[:, 0, 0] > 0
@@ -66,11 +75,13 @@ def choice_row(
   num = np.asarray(table.num, np.float64)
   tokens = float(np.asarray(table.count).sum() / num.size)
   cosines, index = join_cosines(recording, played)
-  part = index * quarters // max(1, int(recording.valid.sum()))
+  part = index * quarters // max(1, int(played.state.cache.cursor))
   full = int(policy_lib.Overflow.TABLE_FULL)
   return {
     "policy": policy.name,
     "recent_tokens": recent_tokens,
+    "lookahead": lookahead,
+    "lookahead_query": lookahead_query,
     "kept": by_stage(share),
     "mass": by_stage(lambda at: float(np.nanmean(played.mass[at]))),
     "error": by_stage(lambda at: float(played.error[at].mean())),
@@ -138,10 +149,11 @@ def kept_by_rows(
   """Kept share of tokens against the number of rows that ask.
 
   Rows are the last queries of the recording's frames, of all query heads of a
-  KV head: the more rows, the more clusters at least one of them wants.
+  KV head: the more rows, the more clusters at least one of them wants. Scores
+  are clamped and the exact form chooses, whatever the replay did.
 
   Args:
-    played: a replay under ReSV with a table for each head.
+    played: a replay under ReSV.
     recording: the same stream.
     ratio: WiCSum ratio.
     row_counts: numbers of rows.
@@ -152,8 +164,9 @@ def kept_by_rows(
     each number of rows; nan where the recording has fewer.
   """
   table = played.state.policy.table
-  layers, tables = np.asarray(table.num)[0].shape
-  group = recording.query.shape[1] // tables
+  layers, heads, _, width = recording.key.shape
+  shared = table.num.shape[-1] < heads
+  group = recording.query.shape[1] // heads
   frames = (recording.kind == 1) & recording.valid
   choose = jax.jit(
     lambda scores, counts: wicsum.wicsum(scores, counts, ratio)[0]
@@ -161,13 +174,13 @@ def kept_by_rows(
   found: dict[str, list[list[float]]] = {
     name: [[] for _ in row_counts] for name in ("union", "vote", "pooled")
   }
-  for layer, head in np.ndindex(layers, tables):
-    counts = np.asarray(table.count)[0, layer, head]
-    mean = np.asarray(table.key_sum)[0, layer, head] / np.maximum(
-      counts, 1
-    ).reshape(-1, 1)
+  for layer, head in np.ndindex(layers, heads):
+    own, column = (0, head * width) if shared else (head, 0)
+    counts = np.asarray(table.count)[0, layer, own]
+    total = np.asarray(table.key_sum)[0, layer, own, :, column : column + width]
+    mean = total / np.maximum(counts, 1)[:, None]
     queries = recording.query[layer, head * group : (head + 1) * group]
-    rows = queries[:, frames].swapaxes(0, 1).reshape(-1, mean.shape[1])[::-1]
+    rows = queries[:, frames].swapaxes(0, 1).reshape(-1, width)[::-1]
     for place, number in enumerate(row_counts):
       if number > len(rows):
         continue

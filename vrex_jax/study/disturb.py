@@ -14,13 +14,23 @@ another attention, judged against the full cache with the same sink:
   sink    the first key points along the mean query
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from vrex_jax import replay
 
-__all__ = ["add_sink", "full_outputs", "scale_pairs", "shift_keys"]
+__all__ = [
+  "DISTURBANCES",
+  "add_sink",
+  "full_outputs",
+  "scale_pairs",
+  "shift_keys",
+]
+
+_QUERY_ROWS = 256
+"""Queries whose scores are held at a time."""
 
 
 def _slow_pairs(recording: replay.Recording, share: float) -> np.ndarray:
@@ -76,10 +86,13 @@ def scale_pairs(
   scale = np.exp(spread * np.concatenate([draws, draws], axis=-1))
   group = recording.query.shape[1] // heads
   by_query = np.repeat(scale, group, axis=1)
+  # The next query of a layer meets the keys of the layer above it.
+  above = np.concatenate([by_query[1:], by_query[-1:]])
   dtype = recording.key.dtype
   return recording._replace(
     key=(recording.key * scale[:, :, None]).astype(dtype),
     query=(recording.query / by_query[:, :, None]).astype(dtype),
+    query_next=(recording.query_next / above[:, :, None]).astype(dtype),
   )
 
 
@@ -118,14 +131,31 @@ def full_outputs(
     dtype: of the arithmetic.
   """
   valid = recording.valid
-  query = recording.query[layer][:, valid].astype(dtype)
-  group = query.shape[0] // recording.key.shape[1]
-  key, value = (
-    np.repeat(array[layer][:, valid], group, axis=0).astype(dtype)
-    for array in (recording.key, recording.value)
+  query, key, value = (
+    array[layer][:, valid].astype(dtype) for array in recording[:3]
   )
-  scores = query @ key.swapaxes(1, 2) / np.sqrt(query.shape[-1]).astype(dtype)
-  before = np.tril(np.ones(scores.shape[1:], bool))
-  scores = np.where(before, scores, -np.inf)
-  weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-  return weights @ value / weights.sum(axis=-1, keepdims=True)
+  group = query.shape[0] // key.shape[0]
+  out = np.empty_like(query)
+  for head, queries in enumerate(query):
+    for first in range(0, len(queries), _QUERY_ROWS):
+      last = min(first + _QUERY_ROWS, len(queries))
+      past = slice(last)
+      scores = queries[first:last] @ key[head // group, past].T
+      scores /= np.sqrt(query.shape[-1]).astype(dtype)
+      before = np.arange(last) <= np.arange(first, last)[:, None]
+      scores = np.where(before, scores, -np.inf)
+      weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+      attended = weights @ value[head // group, past]
+      out[head, first:last] = attended / weights.sum(axis=-1, keepdims=True)
+  return out
+
+
+DISTURBANCES: Mapping[str, Callable[[replay.Recording], replay.Recording]] = {
+  "none": lambda recording: recording,
+  "shift 3": lambda recording: shift_keys(recording, 3.0),
+  "shift 30": lambda recording: shift_keys(recording, 30.0),
+  "scale 0.5": lambda recording: scale_pairs(recording, 0.5),
+  "scale 1.0": lambda recording: scale_pairs(recording, 1.0),
+  "sink 8": lambda recording: add_sink(recording, 8.0),
+}
+"""Name -> change of a recording, from none to what real keys are said to be."""

@@ -8,7 +8,16 @@ import numpy as np
 
 from vrex_jax.errors import InputError
 
-__all__ = ["save_choices"]
+__all__ = ["check_installed", "save_choices"]
+
+
+def check_installed() -> None:
+  """Raises before the work when no picture could be drawn.
+
+  Raises:
+    InputError: matplotlib is missing.
+  """
+  _figure_type()
 
 
 def save_choices(
@@ -19,21 +28,14 @@ def save_choices(
   """Two panels: kept share against query rows; false joins along the stream.
 
   Args:
-    rows: of `choices.choice_row`, with `change`.
+    rows: of `choices.choice_row`, with `change`, "" for the base.
     by_rows: {"rows", "union", "vote", "pooled"}.
     path: PNG to write.
 
   Raises:
     InputError: matplotlib is missing.
   """
-  try:
-    from matplotlib import figure as figure_lib
-  except ImportError as error:
-    raise InputError(
-      "matplotlib is not installed; plots are drawn with it: pip install"
-      " vrex_jax[plot]"
-    ) from error
-  figure = figure_lib.Figure(figsize=(11, 4.2), layout="constrained")
+  figure = _figure_type()(figsize=(11, 4.2), layout="constrained")
   left, right = figure.subplots(1, 2)
   for name in ("union", "vote", "pooled"):
     left.plot(by_rows["rows"], 100 * np.array(by_rows[name]), "o-", label=name)
@@ -45,10 +47,10 @@ def save_choices(
   left.set_ylim(0, 105)
   left.set_title("The union over rows grows with their number")
   left.legend(frameon=False)
-  shown = ("-", "min_join_cosine=0.5", "key_centering=mean", "hash_keys=raw")
-  labels = {"-": "base"}
+  shown = ("", "min_join_cosine=0.5", "key_centering=mean", "hash_keys=raw")
+  labels = {"": "base"}
   for row in rows:
-    if row["change"] not in shown or row.get("choice") == "recent_tokens":
+    if row["change"] not in shown:
       continue
     values = [np.nan if v is None else 100 * v for v in row["false_joins"]]
     part = (np.arange(len(values)) + 0.5) / len(values)
@@ -64,3 +66,14 @@ def save_choices(
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
   figure.savefig(path, dpi=150)
+
+
+def _figure_type() -> Any:
+  try:
+    from matplotlib import figure as figure_lib
+  except ImportError as error:
+    raise InputError(
+      f"the plot needs matplotlib ({error}): pip install 'vrex_jax[plot]', or"
+      " leave --out out"
+    ) from None
+  return figure_lib.Figure

@@ -4,7 +4,12 @@ A token of a scene that was seen before joins a cluster. Of the tokens that the
 cluster holds from earlier segments of the film, what share is of the same
 scene? Compared with the same share when the segments' scenes are shuffled:
 
-  lift = share with the true scenes / mean share with shuffled scenes
+  lift = share with the true scenes / share with shuffled scenes
+
+Which segments come back is asked anew of every shuffle. Otherwise a segment
+would be counted that has no earlier one of its scene, and clusters that know
+nothing of scenes would seem to find them: lift 1.5 instead of 1 on a film of 22
+segments.
 """
 
 import json
@@ -15,7 +20,13 @@ import numpy as np
 
 from vrex_jax.errors import InputError
 
-__all__ = ["Lift", "Segment", "read_segments", "same_scene_lift"]
+__all__ = [
+  "Lift",
+  "Segment",
+  "first_revisit_s",
+  "read_segments",
+  "same_scene_lift",
+]
 
 
 class Segment(NamedTuple):
@@ -37,7 +48,7 @@ class Lift(NamedTuple):
 
   Attributes:
     share: with the true scenes; nan where no token was counted.
-    shuffled: mean over shuffled scenes.
+    shuffled: the same with shuffled scenes, over all shuffles.
     tokens: tokens of revisited scenes that joined a cluster with a past.
     per_layer: `share` of every layer.
   """
@@ -60,7 +71,7 @@ def read_segments(path: str | pathlib.Path) -> list[Segment]:
     path: JSON with `segments`: a list of {scene, start_s, end_s}.
 
   Raises:
-    InputError: absent, not JSON, or without segments in order of time.
+    InputError: absent, not JSON, or without segments one after the other.
   """
   try:
     found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
@@ -73,13 +84,29 @@ def read_segments(path: str | pathlib.Path) -> list[Segment]:
       f"{path} is not an annotation ({error}); a JSON file with segments of"
       " scene, start_s and end_s is expected: check the path"
     ) from error
-  starts = [one.start_s for one in segments]
-  if not segments or starts != sorted(starts):
+  times = [time_s for one in segments for time_s in one[1:]]
+  ordered = times == sorted(times) and np.all(np.isfinite(times))
+  if not segments or not ordered:
     raise InputError(
-      f"{path} has no segments in order of time; at least one is expected:"
-      " sort them by start_s"
+      f"{path} has no segments one after the other; each is expected to end"
+      " before the next one begins: sort them by start_s, in seconds"
     )
   return segments
+
+
+def first_revisit_s(segments: list[Segment]) -> float:
+  """When a scene comes back for the first time, seconds; infinity if never.
+
+  Example:
+    >>> first_revisit_s([Segment("a", 0, 1), Segment("b", 1, 2)])
+    inf
+  """
+  seen: set[str] = set()
+  for one in segments:
+    if one.scene in seen:
+      return one.start_s
+    seen.add(one.scene)
+  return float("inf")
 
 
 def same_scene_lift(
@@ -87,10 +114,12 @@ def same_scene_lift(
   time_s: np.ndarray,
   segments: list[Segment],
   *,
-  shuffles: int = 20,
+  shuffles: int = 200,
   seed: int = 0,
 ) -> Lift:
   """Same-scene share of clusters, beside shuffled scenes.
+
+  Tokens that lie in no segment are left out.
 
   Args:
     member: i32[L, K, tokens], cluster of every frame token; -1 for none.
@@ -106,33 +135,34 @@ def same_scene_lift(
     1.0
   """
   starts = np.array([one.start_s for one in segments])
+  ends = np.array([one.end_s for one in segments])
   segment = np.searchsorted(starts, time_s + 1e-9, side="right") - 1
+  inside = (segment >= 0) & (time_s < ends[segment])
+  member, segment = member[..., inside], segment[inside]
   names = sorted({one.scene for one in segments})
   scenes = np.array([names.index(one.scene) for one in segments])
-  first = np.array([np.flatnonzero(scenes == scene)[0] for scene in scenes])
-  revisit = (first < np.arange(len(scenes)))[segment]
-  pairs = [
-    _past_pairs(layer, segment, revisit, len(segments)) for layer in member
-  ]
+  pairs = [_past_pairs(layer, segment, len(segments)) for layer in member]
+  tokens, shares = (np.sum(one, axis=0) for one in zip(*pairs, strict=True))
   random = np.random.default_rng(seed)
-  drawn = [_share(pairs, random.permutation(scenes)) for _ in range(shuffles)]
+  orders = [random.permutation(scenes) for _ in range(shuffles)]
+  hits, counted = np.sum([_hits(tokens, shares, one) for one in orders], axis=0)
   return Lift(
-    share=_share(pairs, scenes),
-    shuffled=float(np.mean(drawn)),
-    tokens=sum(int(one.sum()) for one, _ in pairs),
-    per_layer=[_share([one], scenes) for one in pairs],
+    share=_quotient(*_hits(tokens, shares, scenes)),
+    shuffled=_quotient(hits, counted),
+    tokens=round(_hits(tokens, shares, scenes)[1]),
+    per_layer=[_quotient(*_hits(*one, scenes)) for one in pairs],
   )
 
 
 def _past_pairs(
-  member: np.ndarray, segment: np.ndarray, revisit: np.ndarray, count: int
+  member: np.ndarray, segment: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Pairs of segments by joined clusters, all heads of one layer.
 
   Returns:
-    (tokens f[segments], shares f[segments, segments]): tokens of a revisiting
-    segment that joined a cluster with a past, and the sum over them of the
-    share of that past in every segment.
+    (tokens f[segments], shares f[segments, segments]): tokens of a segment
+    that joined a cluster with a past, and the sum over them of the share of
+    that past in every segment.
   """
   tokens = np.zeros(count)
   shares = np.zeros((count, count))
@@ -142,8 +172,8 @@ def _past_pairs(
     held = np.zeros((clusters, count))
     np.add.at(held, (head[inside], segment[inside]), 1.0)
     before = np.cumsum(held, axis=1) - held  # of earlier segments
-    counted = inside & revisit
-    counted[counted] = before[head[counted], segment[counted]] > 0
+    counted = inside.copy()
+    counted[inside] = before[head[inside], segment[inside]] > 0
     for now in np.unique(segment[counted]):
       joined = head[counted & (segment == now)]
       past = held[joined].copy()
@@ -153,10 +183,15 @@ def _past_pairs(
   return tokens, shares
 
 
-def _share(
-  pairs: list[tuple[np.ndarray, np.ndarray]], scenes: np.ndarray
-) -> float:
+def _hits(
+  tokens: np.ndarray, shares: np.ndarray, scenes: np.ndarray
+) -> tuple[float, float]:
+  """Same-scene past of revisiting segments, and their tokens, summed."""
+  first = np.array([np.flatnonzero(scenes == scene)[0] for scene in scenes])
+  revisit = first < np.arange(len(scenes))
   same = scenes[:, None] == scenes[None, :]
-  total = sum(float(tokens.sum()) for tokens, _ in pairs)
-  hits = sum(float((shares * same).sum()) for _, shares in pairs)
-  return hits / total if total else float("nan")
+  return float((shares * same)[revisit].sum()), float(tokens[revisit].sum())
+
+
+def _quotient(hits: float, tokens: float) -> float:
+  return hits / tokens if tokens else float("nan")
