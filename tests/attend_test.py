@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests import reference as reference_lib
+from tests import stepping
 from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax import stream
@@ -84,36 +85,15 @@ CASES = {
 def bench(request, quick_compilation):
   """The compiled chunk step of one kind of selection."""
   del quick_compilation
-  config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(),
-    batch=BATCH,
-    capacity=100,
-    frame_tokens=LENGTH,
-    question_chunk=LENGTH,
-  )
-  policy, params = (
-    CASES[request.param],
-    testing.decoder_parameters(config.decoder),
-  )
-  step = jax.jit(
-    lambda state, hidden, valid: stream.prefill_chunk(
-      config,
-      policy,
-      params["decoder"],
-      state,
-      hidden,
-      valid,
-      stage="frame",
-      first=False,
-      last=False,
-    )
-  )
+  config = stepping.config_of(LENGTH, batch=BATCH, capacity=100)
+  policy = CASES[request.param]
+  params = testing.decoder_parameters(config.decoder)
   return types.SimpleNamespace(
     name=request.param,
     config=config,
     policy=policy,
     params=params,
-    step=step,
+    step=jax.jit(stepping.chunk_step(config, policy, params)),
     rows=4 if request.param == "query" else 2,
   )
 
@@ -233,11 +213,8 @@ def test_attention_and_counts_of_any_selection(
 def test_selecting_all_by_query_head_is_full(quick_compilation):
   """Part(None) needs no set, whatever the granularity."""
   del quick_compilation
-  config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(group_size=4),
-    capacity=600,
-    frame_tokens=LENGTH,
-    question_chunk=LENGTH,
+  config = stepping.config_of(
+    LENGTH, decoder=testing.decoder_config(group_size=4), capacity=600
   )
   params = testing.decoder_parameters(config.decoder)
   frames = testing.hidden_frames(config, 3)

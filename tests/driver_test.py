@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import stepping
 from vrex_jax import driver as driver_lib
 from vrex_jax import errors
 from vrex_jax import stream_state
@@ -23,12 +24,11 @@ LENGTH, CHUNK, MAX_TOKENS = 5, 8, 3
 
 
 def driver_of(policy, *, batch, capacity, record=False, block_frames):
-  config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(),
+  config = stepping.config_of(
+    LENGTH,
+    question_chunk=CHUNK,
     batch=batch,
     capacity=capacity,
-    frame_tokens=LENGTH,
-    question_chunk=CHUNK,
     record=record,
   )
   params = testing.decoder_parameters(config.decoder)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests import reference as reference_lib
+from tests import stepping
 from vrex_jax import policy as policy_lib
-from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import testing
 from vrex_jax import trace as trace_lib
@@ -56,29 +56,16 @@ def listener():
 def ahead(request, quick_compilation):
   del quick_compilation
   lookahead, query = request.param
-  config = stream_state.StreamConfig(
+  config = stepping.config_of(
+    LENGTH,
     decoder=testing.decoder_config(num_layers=3),
     capacity=100,
-    frame_tokens=LENGTH,
-    question_chunk=LENGTH,
     lookahead=lookahead,
     lookahead_query=query,
     record=True,
   )
   params, policy = testing.decoder_parameters(config.decoder), listener()
-  step = jax.jit(
-    lambda state, hidden: stream.prefill_chunk(
-      config,
-      policy,
-      params["decoder"],
-      state,
-      hidden,
-      jnp.ones(hidden.shape[:2], bool),
-      stage="frame",
-      first=False,
-      last=False,
-    )
-  )
+  step = jax.jit(stepping.chunk_step(config, policy, params))
 
   def run(everything, recent_tokens=0):
     state = stream_state.init(

@@ -1,4 +1,4 @@
-"""Scripts run as a user runs them, many from one warm interpreter.
+"""Scripts run as a user runs them: one alone, or many from a warm interpreter.
 
 Importing jax takes a second; a child that is forked after the import, and
 before any computation, is as good as a fresh process.
@@ -7,12 +7,21 @@ before any computation, is as good as a fresh process.
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Done", "environment", "run_each"]
+__all__ = [
+  "Done",
+  "environment",
+  "lacking",
+  "run_each",
+  "run_python",
+  "run_until",
+]
 
 _RUNNER = """
 import gc, importlib, json, os, runpy, sys, warnings
@@ -36,6 +45,16 @@ for index, arguments in enumerate(cases):
   print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
+_LACKING = """
+import os, runpy, sys
+module, script, *arguments = sys.argv[1:]
+sys.modules[module] = None
+sys.path.insert(0, os.path.dirname(script))
+sys.argv = [script, *arguments]
+runpy.run_path(script, run_name="__main__")
+"""
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
 
 class Done(NamedTuple):
   """How a script ended."""
@@ -47,14 +66,61 @@ class Done(NamedTuple):
 
 def environment(**changes: str) -> dict[str, str]:
   """The process's own, on CPU, quick to compile, this checkout's package."""
-  root = str(pathlib.Path(__file__).resolve().parent.parent)
   return {
     **os.environ,
-    "PYTHONPATH": root,
+    "PYTHONPATH": str(_ROOT),
     "JAX_PLATFORMS": "cpu",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     **changes,
   }
+
+
+def lacking(module: str, script: str) -> tuple[str, ...]:
+  """Arguments of an interpreter that runs a script as if without a module."""
+  return ("-c", _LACKING, module, script)
+
+
+def run_python(
+  *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+  """Runs an interpreter once, in the root; `environment()` by default."""
+  return subprocess.run(
+    [sys.executable, *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=_ROOT,
+    env=environment() if env is None else env,
+  )
+
+
+def run_until(
+  said: str,
+  script: str | os.PathLike[str],
+  arguments: Sequence[str],
+  *,
+  folder: pathlib.Path,
+  env: dict[str, str],
+  after_s: float = 0.0,
+) -> Done:
+  """Runs a script and presses Ctrl-C once, so long after a line says so."""
+  with subprocess.Popen(
+    [sys.executable, "-u", os.fspath(script), *arguments],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=folder,
+    env=env,
+  ) as process:
+    lines, pressed = [], False
+    for line in process.stdout or ():
+      lines.append(line)
+      if said in line and not pressed:
+        time.sleep(after_s)
+        process.send_signal(signal.SIGINT)
+        pressed = True
+    stderr = process.stderr.read() if process.stderr else ""
+  return Done(process.returncode, "".join(lines), stderr)
 
 
 def run_each(

@@ -10,12 +10,12 @@ import signal
 import struct
 import types
 
-import av
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import films
 from vrex_jax import errors
 from vrex_jax import interrupt
 from vrex_jax import model_source
@@ -397,14 +397,7 @@ def test_ctrl_c_after_the_last_frame_leaves_out_what_comes_after(
 def longer(tmp_path_factory):
   """12 frames at 2 a second, of which the file declares 4 seconds."""
   path = tmp_path_factory.mktemp("longer") / "longer.mkv"
-  with av.open(str(path), "w") as container:
-    track = container.add_stream("mpeg4", rate=2)
-    track.width, track.height, track.pix_fmt = 48, 32, "yuv420p"
-    for level in range(FRAMES):
-      pixels = np.full((32, 48, 3), 20 * level, np.uint8)
-      picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-      container.mux(track.encode(picture))
-    container.mux(track.encode())
+  films.write_numbers(path, FRAMES, fps=2)
   content = path.read_bytes()
   duration = b"\x44\x89\x88"  # Matroska's Duration: eight bytes, milliseconds
   assert content.count(duration) == 1
@@ -458,14 +451,7 @@ def test_the_end_is_the_video_s_and_not_the_next_sample_s(model, film, asked):
 def test_a_film_that_breaks_off_is_an_input_error(model, tmp_path):
   config = render.RenderConfig(seconds=20, fps=4, width=64, height=48)
   frames, _ = render.render_scene(config, 0)
-  whole, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
-  with av.open(str(whole), "w") as container:
-    track = container.add_stream("mpeg4", rate=4)
-    track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
-    for pixels in frames:
-      picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-      container.mux(track.encode(picture))
-    container.mux(track.encode())
-  cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+  whole = films.write(tmp_path / "whole.mkv", list(frames), fps=4)
+  cut = films.cut(whole, whole.stat().st_size // 2)
   with pytest.raises(errors.InputError, match="breaks off after"):
     stream(model, str(cut), WINDOW, options=FEW_SLOTS)

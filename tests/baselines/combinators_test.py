@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from tests import stepping
 from tests.baselines import toys
 from vrex_jax import errors
 from vrex_jax import policy as policy_lib
-from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import testing
 from vrex_jax.baselines import combinators
@@ -21,32 +21,17 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def run(policy, recent_tokens=0):
   """Attended past tokens [F, L, K] and the last frame's output."""
-  config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(num_layers=1),
-    capacity=100,
-    frame_tokens=LENGTH,
-    question_chunk=LENGTH,
+  config = stepping.config_of(
+    LENGTH, decoder=testing.decoder_config(num_layers=1), capacity=100
   )
   params = testing.decoder_parameters(config.decoder)
-  step = jax.jit(
-    lambda state, hidden: stream.prefill_chunk(
-      config,
-      policy,
-      params["decoder"],
-      state,
-      hidden,
-      np.ones((1, LENGTH), bool),
-      stage="frame",
-      first=False,
-      last=False,
-    )
+  outputs, events, state = stepping.run_frames(
+    jax.jit(stepping.chunk_step(config, policy, params)),
+    stream_state.init(config, policy, params, recent_tokens=recent_tokens),
+    testing.hidden_frames(config, FRAMES),
   )
-  state = stream_state.init(config, policy, params, recent_tokens=recent_tokens)
-  counts = []
-  for frame in testing.hidden_frames(config, FRAMES):
-    state, out, event, _ = step(state, frame)
-    counts.append(event.counts.past_attended[:, 0])
-  return types.SimpleNamespace(attended=np.stack(counts), out=out, state=state)
+  attended = events.counts.past_attended[:, :, 0]
+  return types.SimpleNamespace(attended=attended, out=outputs[-1], state=state)
 
 
 SEEN = (LENGTH * np.arange(FRAMES)).reshape(-1, 1, 1)

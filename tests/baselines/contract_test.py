@@ -11,14 +11,13 @@ import types
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import stepping
 from tests.baselines import toys
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
-from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import testing
 
@@ -80,28 +79,14 @@ def make(policy, group_size):
 
 def _make(policy, group_size):
   """Shapes, the step of one frame with and without jit, and its frames."""
-  config = stream_state.StreamConfig(
+  config = stepping.config_of(
+    LENGTH,
     decoder=testing.decoder_config(group_size=group_size),
     batch=BATCH,
     capacity=256,
-    frame_tokens=LENGTH,
-    question_chunk=LENGTH,
   )
   params = testing.decoder_parameters(config.decoder)
-
-  def step(state, hidden):
-    return stream.prefill_chunk(
-      config,
-      policy,
-      params["decoder"],
-      state,
-      hidden,
-      jnp.ones(hidden.shape[:2], bool),
-      stage="frame",
-      first=False,
-      last=False,
-    )[:3]
-
+  step = stepping.chunk_step(config, policy, params)
   random = np.random.default_rng(0)
   decoder = config.decoder
   draw = lambda heads: random.standard_normal(
@@ -120,13 +105,8 @@ def _make(policy, group_size):
 
 def run(made, frames, state=None, step=None):
   """Outputs [F, B, T, D], counts [F, L, B, K] and the last state."""
-  state = made.start() if state is None else state
-  results = []
-  for frame in frames:
-    state, *result = (step or made.jitted)(state, frame)
-    results.append(result)
-  outputs, events = jax.tree.map(
-    lambda *leaves: np.stack(leaves), *jax.device_get(results)
+  outputs, events, state = stepping.run_frames(
+    step or made.jitted, made.start() if state is None else state, frames
   )
   assert not np.any(events.overflow)
   assert not np.any(events.counts.overflow)

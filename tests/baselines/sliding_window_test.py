@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests import reference as reference_lib
-from vrex_jax import stream
+from tests import stepping
 from vrex_jax import stream_state
 from vrex_jax import testing
 from vrex_jax.baselines import sliding_window as sliding_window_lib
@@ -15,28 +15,9 @@ LENGTH, BATCH, FRAMES = 5, 2, 210
 
 def run(policy, capacity, frames, prompt=None):
   """Outputs of every frame, and how often the cache was compacted."""
-  config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(),
-    batch=BATCH,
-    capacity=capacity,
-    frame_tokens=LENGTH,
-    question_chunk=LENGTH,
-  )
+  config = stepping.config_of(LENGTH, batch=BATCH, capacity=capacity)
   params = testing.decoder_parameters(config.decoder)
-
-  def step(state, hidden, valid, stage):
-    return stream.prefill_chunk(
-      config,
-      policy,
-      params["decoder"],
-      state,
-      hidden,
-      valid,
-      stage=stage,
-      first=False,
-      last=False,
-    )[:3]
-
+  step = stepping.chunk_step(config, policy, params)
   jitted = jax.jit(step, static_argnums=3, donate_argnums=0)
   compact = jax.jit(lambda state: stream_state.compact(policy, state))
   state = stream_state.init(config, policy, params)
@@ -48,7 +29,7 @@ def run(policy, capacity, frames, prompt=None):
     if int(state.cache.cursor) + LENGTH > capacity:
       state = compact(state)
       compactions += 1
-    state, out, event = jitted(state, frame, everything, "frame")
+    state, out, event, _ = jitted(state, frame, everything, "frame")
     outputs.append(out)
     counts.append((event.counts, event.overflow))
   outputs, counts = jax.device_get((outputs, counts))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import reference as reference_lib
-from vrex_jax import stream
+from tests import stepping
 from vrex_jax import stream_state
 from vrex_jax import testing
 from vrex_jax import trace as trace_lib
@@ -53,27 +53,9 @@ class Window:
 def setting(quick_compilation):
   """One compiled step for all sizes: they are knobs."""
   del quick_compilation
-  config = stream_state.StreamConfig(
-    decoder=CONFIG,
-    batch=BATCH,
-    capacity=32,
-    frame_tokens=LENGTH,
-    question_chunk=LENGTH,
-  )
+  config = stepping.config_of(LENGTH, decoder=CONFIG, batch=BATCH, capacity=32)
   policy = streaming_llm_lib.streaming_llm()
-
-  def step(state, hidden, valid):
-    return stream.prefill_chunk(
-      config,
-      policy,
-      PARAMS["decoder"],
-      state,
-      hidden,
-      valid,
-      stage="frame",
-      first=False,
-      last=False,
-    )[:3]
+  step = stepping.chunk_step(config, policy, PARAMS)
 
   def start(sinks, window, position=0):
     state = stream_state.init(
@@ -102,7 +84,7 @@ def test_a_stream_without_end_attends_to_the_kept_set(setting, sinks, window):
     if int(state.cache.cursor) + LENGTH > 32:
       state = compact(state)
       compactions += 1
-    state, out, event = step(state, hidden, valid)
+    state, out, event, _ = step(state, hidden, valid)
     for row, one in enumerate(streams):
       if lengths[row]:
         expected = one.extend(hidden[row, : lengths[row]])
@@ -128,7 +110,7 @@ def test_a_window_larger_than_the_model_is_told(setting):
   frames = np.random.default_rng(0).standard_normal((5, BATCH, LENGTH, 32))
   told = []
   for frame in frames.astype(np.float32):
-    state, _, event = step(state, frame, everything)
+    state, _, event, _ = step(state, frame, everything)
     told.append(np.all(event.overflow == trace_lib.Overflow.POSITION))
   # 5, 10, 15 fit in 16 positions; 15 + 5 and 4 + 16 do not.
   assert told == [False, False, False, True, True]
@@ -141,8 +123,8 @@ def test_a_stream_late_in_its_life_is_a_young_one(setting):
   everything = np.ones((BATCH, LENGTH), bool)
   young, old = start(0, 16), start(0, 16, position=10_000_000)
   for frame in frames.astype(np.float32):
-    young, out, _ = step(young, frame, everything)
-    old, late, _ = step(old, frame, everything)
+    young, out, *_ = step(young, frame, everything)
+    old, late, *_ = step(old, frame, everything)
   np.testing.assert_allclose(late, out, atol=0.02)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests import reference as reference_lib
+from tests import stepping
 from tests.baselines import toys
-from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import testing
 
@@ -26,11 +26,10 @@ class Bench:
   """A stream under a toy policy and the reference, chunk by chunk."""
 
   def __init__(self, policy, *, capacity=200, sample=None, lookahead=0):
-    self.config = stream_state.StreamConfig(
+    self.config = stepping.config_of(
+      LENGTH,
       decoder=testing.decoder_config(group_size=GROUP),
       capacity=capacity,
-      frame_tokens=LENGTH,
-      question_chunk=LENGTH,
       lookahead=lookahead,
       lookahead_query="next" if lookahead else "own",
       record=True,
@@ -40,24 +39,15 @@ class Bench:
     self.state = stream_state.init(
       self.config, policy, self.params, sample=sample, recent_tokens=0
     )
-    self.step = jax.jit(self._step, static_argnames="stage", donate_argnums=0)
+    self.step = jax.jit(
+      stepping.chunk_step(self.config, policy, self.params),
+      static_argnames="stage",
+      donate_argnums=0,
+    )
     self.compact = jax.jit(lambda state: stream_state.compact(policy, state))
     self.stream = reference_lib.Reference(self.config.decoder, self.params)
     self.random = np.random.default_rng(3)
     self.compactions = 0
-
-  def _step(self, state, hidden, valid, first, *, stage):
-    return stream.prefill_chunk(
-      self.config,
-      self.policy,
-      self.params["decoder"],
-      state,
-      hidden[None],
-      valid[None],
-      stage=stage,
-      first=first,
-      last=False,
-    )
 
   def chunk(self, stage, choose=None, *, length=LENGTH, first=False):
     """Feeds random tokens to both; returns the event and the record."""
@@ -65,8 +55,9 @@ class Bench:
       self.state = self.compact(self.state)
       self.compactions += 1
     hidden = self.random.standard_normal((LENGTH, 32)).astype(np.float32)
+    valid = np.arange(LENGTH)[None] < length
     self.state, out, event, record = self.step(
-      self.state, hidden, np.arange(LENGTH) < length, first, stage=stage
+      self.state, hidden[None], valid, stage=stage, first=first
     )
     expected = self.stream.extend(hidden[:length], choose)
     np.testing.assert_allclose(out[0, :length], expected, atol=5e-5)

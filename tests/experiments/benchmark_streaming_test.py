@@ -1,8 +1,6 @@
 """The script as a user runs it: rows in the schema, mistakes in a sentence."""
 
 import json
-import subprocess
-import sys
 import tomllib
 
 import pytest
@@ -10,34 +8,13 @@ import pytest
 from tests import scripts
 from vrex_jax.benchmark import rows
 
-_WITHOUT_TORCH = """
-import runpy, sys
-sys.modules["torch"] = None
-sys.path.insert(0, "experiments")
-sys.argv = ["benchmark_streaming.py", *sys.argv[1:]]
-runpy.run_path("experiments/benchmark_streaming.py", run_name="__main__")
-"""
+SCRIPT = "experiments/benchmark_streaming.py"
 
 
-def run(repository, *arguments):
-  return subprocess.run(
-    [sys.executable, *arguments],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=repository,
-    env=scripts.environment(),
+def test_smoke_writes_rows_of_the_schema_and_a_picture(tmp_path):
+  done = scripts.run_python(
+    SCRIPT, "--smoke", f"--out={tmp_path / 'run'}", "--batch=2"
   )
-
-
-def benchmark(repository, *arguments):
-  return run(
-    repository, "experiments/benchmark_streaming.py", "--smoke", *arguments
-  )
-
-
-def test_smoke_writes_rows_of_the_schema_and_a_picture(repository, tmp_path):
-  done = benchmark(repository, f"--out={tmp_path / 'run'}", "--batch=2")
   assert done.returncode == 0, done.stderr
   assert "round" not in done.stderr  # no progress bar off a terminal
   assert "temporary" in done.stdout
@@ -95,7 +72,7 @@ def mistaken(repository, tmp_path_factory):
     "help": ["--help"],
   }
   done = scripts.run_each(
-    repository / "experiments" / "benchmark_streaming.py",
+    repository / SCRIPT,
     list(cases.values()),
     folder=folder,
     modules=("absl.app", "tqdm", "vrex_jax.benchmark.clip", "vrex_jax.command"),
@@ -117,9 +94,9 @@ def test_help_shows_an_example_that_can_be_pasted(mistaken):
   assert "--policy full \\\n      --cache_tokens" in mistaken["help"].stdout
 
 
-def test_without_torch_the_remedy_is_named(repository):
-  done = run(
-    repository, "-c", _WITHOUT_TORCH, "--smoke", "--against=torch_sdpa"
+def test_without_torch_the_remedy_is_named():
+  done = scripts.run_python(
+    *scripts.lacking("torch", SCRIPT), "--smoke", "--against=torch_sdpa"
   )
   assert done.returncode == 2
   assert "pip install 'vrex_jax[parity]'" in done.stderr

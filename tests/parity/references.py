@@ -9,9 +9,11 @@ import re
 import shutil
 
 import numpy as np
+import pytest
 from safetensors import numpy as safetensors_numpy
 
 from vrex_jax import parity
+from vrex_jax.errors import InputError
 from vrex_jax.models import checkpoint
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -67,6 +69,18 @@ def load(
   return checkpoint.load(path, dtype=dtype)
 
 
+def weights(directory: pathlib.Path) -> pathlib.Path:
+  """The file of an unsharded checkpoint's tensors."""
+  return directory / "model.safetensors"
+
+
+def refusal(path: pathlib.Path, load=checkpoint.load) -> str:
+  """Message of a checkpoint that is refused."""
+  with pytest.raises(InputError) as caught:
+    load(path)
+  return str(caught.value)
+
+
 def rewrite_tensors(path: pathlib.Path, change) -> None:
   """Replaces a safetensors file's tensors by change(tensors)."""
   tensors = change(safetensors_numpy.load_file(path))
@@ -84,7 +98,7 @@ def use_layout(directory: pathlib.Path, layout: str) -> None:
       renamed[name] = value
     return renamed
 
-  rewrite_tensors(directory / "model.safetensors", rename)
+  rewrite_tensors(weights(directory), rename)
 
 
 def edit_json(path: pathlib.Path, **changes) -> None:

@@ -1,39 +1,26 @@
 """The two scripts: exit codes, and what one of them writes."""
 
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from experiments import torch_reference
+from tests import scripts
 from tests.parity import references
 from vrex_jax.errors import InputError
 
-_WITHOUT_TORCH = """
-import runpy, sys
-sys.modules["torch"] = None
-sys.path.insert(0, "experiments")
-sys.argv = ["check_parity.py", *sys.argv[1:]]
-runpy.run_path("experiments/check_parity.py", run_name="__main__")
-"""
+_CHECK = "experiments/check_parity.py"
 
 
-def _run(repository, *arguments):
-  return subprocess.run(
-    [sys.executable, *arguments],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=repository,
-    env={**os.environ, "PYTHONPATH": str(repository), "JAX_PLATFORMS": "cpu"},
-  )
+def _run(*arguments):
+  """With all optimisations: what is compared is what a user gets."""
+  optimised = scripts.environment(JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+  return scripts.run_python(*arguments, env=optimised)
 
 
-def _check(repository, path, *flags):
-  script = "experiments/check_parity.py"
-  return _run(repository, script, f"--checkpoint={path}", *flags)
+def _check(path, *flags):
+  return _run(_CHECK, f"--checkpoint={path}", *flags)
 
 
 def test_without_torch_the_remedy_is_named(monkeypatch):
@@ -42,16 +29,17 @@ def test_without_torch_the_remedy_is_named(monkeypatch):
     torch_reference.import_reference()
 
 
-def test_without_torch_the_script_exits_with_2(repository, tmp_path):
-  done = _run(repository, "-c", _WITHOUT_TORCH, f"--checkpoint={tmp_path}")
+def test_without_torch_the_script_exits_with_2(tmp_path):
+  without = scripts.lacking("torch", _CHECK)
+  done = _run(*without, f"--checkpoint={tmp_path}")
   assert done.returncode == 2
   assert "error: the parity check needs torch" in done.stderr
   assert "Traceback" not in done.stderr
   assert done.stdout == ""
 
 
-def test_an_empty_question_is_the_user_s_mistake(repository, tmp_path):
-  done = _check(repository, tmp_path, "--question= ")
+def test_an_empty_question_is_the_user_s_mistake(tmp_path):
+  done = _check(tmp_path, "--question= ")
   assert (done.returncode, done.stdout) == (2, "")
   assert done.stderr.startswith("error: --question is empty; it must hold text")
   assert len(done.stderr.splitlines()) == 1
@@ -60,8 +48,8 @@ def test_an_empty_question_is_the_user_s_mistake(repository, tmp_path):
 @pytest.mark.parity
 @pytest.mark.usefixtures("torch_and_transformers")
 @pytest.mark.parametrize("name", ["onevision_even", "parts"])
-def test_the_script_agrees_with_transformers(name, repository, tmp_path):
-  done = _check(repository, references.copy(name, tmp_path))
+def test_the_script_agrees_with_transformers(name, tmp_path):
+  done = _check(references.copy(name, tmp_path))
   assert done.returncode == 0, done.stderr
   assert "DIFFERS" not in done.stdout
   assert done.stdout.count("agrees") >= 3
@@ -69,9 +57,9 @@ def test_the_script_agrees_with_transformers(name, repository, tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.usefixtures("torch_and_transformers")
-def test_a_difference_is_exit_code_1(repository, tmp_path):
+def test_a_difference_is_exit_code_1(tmp_path):
   path = references.copy("qwen2_group7", tmp_path)
-  done = _check(repository, path, "--tolerance=1e-9")
+  done = _check(path, "--tolerance=1e-9")
   assert done.returncode == 1, done.stderr
   assert "logits" in done.stdout
   assert "DIFFERS" in done.stdout
@@ -79,8 +67,8 @@ def test_a_difference_is_exit_code_1(repository, tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.usefixtures("torch_and_transformers")
-def test_a_broken_checkpoint_is_exit_code_2(repository, tmp_path):
-  done = _check(repository, tmp_path)
+def test_a_broken_checkpoint_is_exit_code_2(tmp_path):
+  done = _check(tmp_path)
   assert done.returncode == 2
   assert "config.json does not exist" in done.stderr
   assert "Traceback" not in done.stderr
@@ -88,9 +76,9 @@ def test_a_broken_checkpoint_is_exit_code_2(repository, tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.usefixtures("torch_and_transformers")
-def test_the_stored_files_are_what_the_script_writes(repository, tmp_path):
+def test_the_stored_files_are_what_the_script_writes(tmp_path):
   script = "experiments/make_parity_references.py"
-  done = _run(repository, script, f"--out={tmp_path}")
+  done = _run(script, f"--out={tmp_path}")
   assert done.returncode == 0, done.stderr
   for name in references.ALL:
     for file in (references.DATA / name).rglob("*.safetensors"):

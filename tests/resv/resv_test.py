@@ -14,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import stepping
 from tests.resv import oracle
 from vrex_jax import bitmap
 from vrex_jax import driver as driver_lib
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
-from vrex_jax import stream
-from vrex_jax import stream_state
 from vrex_jax import testing
 from vrex_jax import trace as trace_lib
 from vrex_jax.resv import hashing
@@ -120,20 +119,15 @@ class Retrieval:
     return compared
 
 
-def scene_frames(config, count):
-  base = testing.hidden_frames(config, 1, seed=5)
-  return base + 0.5 * testing.hidden_frames(config, count, seed=6)
-
-
 def begin(group, layers, stages):
   """Programs of some stages, recorded and spied upon, and an empty stream."""
   decoder = testing.decoder_config(group_size=group, num_layers=layers)
-  config = stream_state.StreamConfig(
+  config = stepping.config_of(
+    LENGTH,
+    question_chunk=CHUNK,
     decoder=decoder,
     batch=BATCH,
     capacity=120,
-    frame_tokens=LENGTH,
-    question_chunk=CHUNK,
     record=True,
   )
   text = (
@@ -166,7 +160,7 @@ def plain(quick_compilation):
   """Two layers of four KV heads; frames, a question, frames."""
   del quick_compilation
   driver, run = begin(1, 2, ("frame", "question"))
-  frames = scene_frames(driver.config, 11)
+  frames = stepping.scene_frames(driver.config, 11)
   run = driver_lib.feed_frames(driver, run, frames[:7], np.arange(7))
   run = driver_lib.feed_text(driver, run, QUESTIONS, stage="question")
   run = driver_lib.feed_frames(driver, run, frames[7:], np.arange(7, 11))
@@ -178,7 +172,7 @@ def grouped(quick_compilation):
   """One layer of one KV head; every stage, then two undone questions."""
   del quick_compilation
   driver, run = begin(4, 1, policy_lib.STAGES)
-  frames = scene_frames(driver.config, 11)
+  frames = stepping.scene_frames(driver.config, 11)
   run = driver_lib.feed_text(driver, run, PROMPTS)
   run = driver_lib.feed_frames(driver, run, frames[:7], np.arange(7))
   run, _ = driver_lib.ask(driver, run, QUESTIONS, keep=True, resume=[7])
@@ -292,183 +286,3 @@ def test_ratios_are_reported_for_every_stage(grouped):
   assert set(ratios) == {"frame", "question", "answer"}
   assert all(0.05 < share < 0.95 for share in ratios.values())
   assert trace_lib.check(grouped.trace) == []
-
-
-# one compiled step, all knobs
-
-
-CAPACITY, ROOM = 40, 24
-
-
-def make(text, lookahead=0, capacity=CAPACITY):
-  config = stream_state.StreamConfig(
-    decoder=testing.decoder_config(),
-    batch=BATCH,
-    capacity=capacity,
-    frame_tokens=LENGTH,
-    question_chunk=LENGTH,
-    lookahead=lookahead,
-  )
-  policy = policy_syntax.make_policy(text)
-  params = testing.decoder_parameters(config.decoder)
-
-  def step(state, hidden):
-    return stream.prefill_chunk(
-      config,
-      policy,
-      params["decoder"],
-      state,
-      hidden,
-      jnp.ones(hidden.shape[:2], bool),
-      stage="frame",
-      first=False,
-      last=False,
-    )[:3]
-
-  return types.SimpleNamespace(
-    config=config,
-    policy=policy,
-    jitted=jax.jit(step),
-    start=lambda **knobs: stream_state.init(
-      config, policy, params, knobs={**policy.knobs, **knobs}
-    ),
-  )
-
-
-def run(made, frames, **knobs):
-  """Outputs [F, B, T, D], events, the last state."""
-  state, results = made.start(**knobs), []
-  for frame in frames:
-    state, *result = made.jitted(state, frame)
-    results.append(result)
-  outputs, events = jax.tree.map(
-    lambda *leaves: np.stack(leaves), *jax.device_get(results)
-  )
-  return outputs, events, state
-
-
-@pytest.fixture(scope="module")
-def made(quick_compilation):
-  """`full` and ReSV, without and with look-ahead; eight frames fill it."""
-  del quick_compilation
-  scene = types.SimpleNamespace(
-    full=make("full"),
-    own=make(f"resv(table_capacity={ROOM}, sink_tokens=0)"),
-    ahead=make(f"resv(table_capacity={ROOM}, sink_tokens=0)", lookahead=1),
-  )
-  scene.frames = scene_frames(scene.full.config, 9)
-  scene.expected = run(scene.full, scene.frames[:8])[0]
-  return scene
-
-
-@pytest.mark.parametrize("which", ["own", "ahead"])
-@pytest.mark.parametrize("threshold", [0, 7, 33])
-@pytest.mark.parametrize("ratio", [1.0, 2.5])
-def test_a_ratio_of_one_is_full(made, which, threshold, ratio):
-  knobs = {"wicsum_ratio": ratio, "hamming_threshold": threshold}
-  outputs, events, _ = run(getattr(made, which), made.frames[:8], **knobs)
-  np.testing.assert_allclose(outputs, made.expected, rtol=0, atol=1e-5)
-  counts = events.counts
-  np.testing.assert_array_equal(counts.past_loaded, counts.past_seen)
-  assert not np.any(events.overflow)
-  if threshold in (0, 33):  # 40 clusters in a table of 24, or one
-    assert np.any(counts.overflow) == (threshold == 0)
-
-
-def test_look_ahead_leaves_layer_zero_alone(made):
-  """Layer 0 attends to everything; layer 1 is asked with layer 0's query."""
-  knobs = {"wicsum_ratio": 0.0, "hamming_threshold": 0}
-  _, events, _ = run(made.ahead, made.frames[:8], **knobs)
-  loaded, seen = events.counts.past_loaded, events.counts.past_seen
-  np.testing.assert_array_equal(loaded[:, 0], seen[:, 0])
-  assert np.all(loaded[4:, 1] < seen[4:, 1])
-  assert not np.any(events.counts.groups_scored[:, 0])
-
-
-def test_a_ratio_of_its_own_for_every_stage_layer_and_head(made):
-  """Everything in layer 1, head 0; the best cluster elsewhere."""
-  layers, heads = 2, 2
-  ratio = np.zeros((len(policy_lib.STAGES), layers, heads), np.float32)
-  knobs = {"hamming_threshold": 0}
-  base, events, _ = run(made.own, made.frames[:8], wicsum_ratio=ratio, **knobs)
-  assert np.all(events.counts.past_loaded[4:] < events.counts.past_seen[4:])
-  ratio[policy_lib.STAGES.index("frame"), 1, 0] = 1.0
-  _, events, _ = run(made.own, made.frames[:8], wicsum_ratio=ratio, **knobs)
-  everything = events.counts.past_loaded[4:] == events.counts.past_seen[4:]
-  assert everything[:, 1, :, 0].all()
-  everything[:, 1, :, 0] = False
-  assert not everything.any()
-  # What holds for other stages does not reach a frame.
-  ratio[:] = 1.0
-  ratio[policy_lib.STAGES.index("frame")] = 0.0
-  same, _, _ = run(made.own, made.frames[:8], wicsum_ratio=ratio, **knobs)
-  np.testing.assert_array_equal(same, base)
-
-
-def test_a_higher_ratio_loads_no_less(made):
-  """In layer 0 of every frame: its queries and keys stay the same."""
-  previous = np.zeros(())
-  for ratio in (0.0, 0.1, 0.3, 0.6, 0.9, 1.0):
-    _, events, _ = run(made.own, made.frames[:8], wicsum_ratio=ratio)
-    loaded = events.counts.past_loaded[:, 0]
-    assert np.all(loaded >= previous)
-    previous = loaded
-  np.testing.assert_array_equal(previous, events.counts.past_seen[:, 0])
-
-
-def test_knobs_do_not_recompile(made):
-  ratios = (0.2, np.float32(0.7), np.full((4, 2, 2), 0.1))
-  for ratio, threshold in zip(ratios, (1, 5, 20), strict=True):
-    knobs = {"wicsum_ratio": ratio, "hamming_threshold": threshold}
-    run(made.own, made.frames[:2], **knobs)
-  assert made.own.jitted._cache_size() == 1
-
-
-def test_streams_of_a_batch_do_not_meet(made):
-  outputs, events, state = run(made.own, made.frames[:8], hamming_threshold=9)
-  swapped, others, turned = run(
-    made.own, made.frames[:8, ::-1], hamming_threshold=9
-  )
-  np.testing.assert_allclose(swapped[:, ::-1], outputs, rtol=0, atol=1e-5)
-  chex.assert_trees_all_equal(
-    jax.tree.map(lambda leaf: leaf[:, :, ::-1], others.counts), events.counts
-  )
-  np.testing.assert_array_equal(
-    np.asarray(turned.policy.table.member)[::-1], state.policy.table.member
-  )
-
-
-def test_a_cache_that_is_exactly_full(made):
-  """Eight frames of five fill 40 slots; the ninth leaves the table as it is."""
-  knobs = {"hamming_threshold": 33, "wicsum_ratio": 0.3}
-  _, events, state = run(made.own, made.frames[:8], **knobs)
-  assert not np.any(events.overflow)
-  assert int(state.cache.cursor) == CAPACITY
-  member = np.asarray(state.policy.table.member)
-  assert np.all(member[..., :CAPACITY] >= 0)
-  before = jax.tree.map(np.array, state.policy)
-  state, _, event = made.own.jitted(state, made.frames[8])
-  assert np.all(event.overflow & trace_lib.Overflow.CACHE_FULL)
-  assert not np.any(event.counts.keys_hashed)
-  assert not np.any(event.counts.overflow)
-  chex.assert_trees_all_equal(jax.tree.map(np.asarray, state.policy), before)
-
-
-def test_a_full_table_is_told_and_its_tokens_are_attended(made):
-  """24 clusters, every token alone: the fifth frame of five is too many."""
-  knobs = {"hamming_threshold": 0, "wicsum_ratio": 0.0}
-  _, events, state = run(made.own, made.frames[:8], **knobs)
-  assert np.all(state.policy.table.num == ROOM)
-  told_ = events.counts.overflow == trace_lib.Overflow.TABLE_FULL
-  assert not np.any(told_[:4])
-  assert np.all(told_[4:])
-  loaded, seen = events.counts.past_loaded[5:], events.counts.past_seen[5:]
-  # All but the 24 are attended, and at least the best of the 24.
-  assert np.all(loaded >= seen - ROOM + 1)
-  assert np.all(loaded < seen)
-  trace = trace_lib.from_events(
-    events, time_s=np.zeros(8), retrieves=np.ones((4, 2), bool), rows_per_head=1
-  )
-  (sentence,) = trace_lib.check(trace)
-  assert "At frame 4, layer 0, stream 0 (frame stage; 4 events" in sentence
-  assert "a table of the policy was full: raise its capacity" in sentence

@@ -2,15 +2,14 @@
 
 import dataclasses
 import itertools
-import os
 import re
-import subprocess
 import sys
 
 import av
 import numpy as np
 import pytest
 
+from tests import scripts
 from vrex_jax import errors
 from vrex_jax import video
 from vrex_jax.tasks import drawing
@@ -281,30 +280,21 @@ def test_without_pyav_the_way_to_get_it_is_told(tmp_path, monkeypatch):
 # The command.
 
 
-def command(repository, *arguments):
-  path = os.pathsep.join(
-    part for part in (str(repository), os.environ.get("PYTHONPATH")) if part
-  )
-  return subprocess.run(
-    [sys.executable, "-m", "vrex_jax.tasks.render", *arguments],
-    capture_output=True,
-    text=True,
-    check=False,
-    env={**os.environ, "PYTHONPATH": path},
-  )
+def command(*arguments):
+  return scripts.run_python("-m", "vrex_jax.tasks.render", *arguments)
 
 
-def test_command_writes_and_tells(tmp_path, repository):
+def test_command_writes_and_tells(tmp_path):
   path = tmp_path / "runs" / "a.mp4"
-  done = command(repository, "--out", str(path), "--seconds", "2", "--fps", "5")
+  done = command("--out", str(path), "--seconds", "2", "--fps", "5")
   assert done.returncode == 0, done.stderr
   assert f"{path}: 10 frames at 5 per second, 384 x 288" in done.stdout
   assert "0.0 s  the blue room: " in done.stdout
   assert video.probe(path).frames == 10
 
 
-def test_command_refuses_in_one_sentence(tmp_path, repository):
-  done = command(repository, "--out", str(tmp_path / "a.mp4"), "--width", "9")
+def test_command_refuses_in_one_sentence(tmp_path):
+  done = command("--out", str(tmp_path / "a.mp4"), "--width", "9")
   assert done.returncode == 2
   assert done.stderr.startswith("width is 9; it must be even")
   assert done.stderr.count("\n") == 1
