@@ -115,7 +115,7 @@ def _settings() -> dict[str, Any]:
     settings |= {
       "shape": "smoke",
       "cache_tokens": ["100"],
-      "frame_tokens": ["4"],
+      "frame_tokens": ["4", "40"],
       "rounds": 2,
     }
   for name, kind in (
@@ -216,7 +216,7 @@ def _model(plan: plans.Plan) -> tuple[config_lib.ModelConfig, Parameters]:
   params = video_llm.random_parameters(
     model, jax.random.key(plan.seed), dtype=kind
   )
-  rows = plan.batch * model.tokens_per_frame
+  rows = plan.batch * plan.frame_tokens
   return model, dense.store_for(params, rows, _THREADS.value)
 
 

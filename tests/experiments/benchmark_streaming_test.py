@@ -23,14 +23,17 @@ def test_smoke_writes_rows_of_the_schema_and_a_picture(tmp_path):
   metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
   assert metrics["schema"] == 1
   assert metrics["run"]["threads"] == 1
-  (row,) = metrics["rows"]
-  assert tuple(row) == rows.FIELDS
+  row, longer = metrics["rows"]
+  assert tuple(row) == tuple(longer) == rows.FIELDS
   assert row["policy"] == "full"
   assert row["side"] == "ours"
   assert (row["cache_tokens"], row["frame_tokens"], row["batch"]) == (100, 4, 2)
   assert row["retrieval_ratio"]["frame"] == 1.0
   assert row["cpu_ms"] > 0
+  assert longer["frame_tokens"] == 40
   assert metrics["programs"][0]["temporary_bytes"] > 0
+  kernels = [program["kernels"] for program in metrics["programs"]]
+  assert kernels == ["panels", "plain"]  # 8 and 80 rows
   config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
   assert config["cache_tokens"] == [100]
 

@@ -22,6 +22,7 @@ from vrex_jax.benchmark import rows as rows_lib
 from vrex_jax.benchmark import step as step_lib
 from vrex_jax.benchmark import timing
 from vrex_jax.models import config as config_lib
+from vrex_jax.models import dense as dense_lib
 from vrex_jax.typing import Array, Parameters
 
 __all__ = [
@@ -177,6 +178,7 @@ def measure(
       {
         "policy": policy.name,
         **fields,
+        "kernels": dense_lib.storage(setting.params),
         "compile_s": program.compile_s,
         "temporary_bytes": program.temporary_bytes,
         "state_bytes": program.state_bytes,

@@ -28,6 +28,7 @@ __all__ = [
   "Dense",
   "panels_pay",
   "product",
+  "storage",
   "store_for",
   "to_panels",
   "to_plain",
@@ -57,7 +58,7 @@ def product(x: Float, kernel: Float) -> Float:
     True
   """
   if kernel.ndim == 2:
-    return x @ kernel
+    return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
   panels, inputs, width = kernel.shape
   rows = x.reshape(-1, inputs)
   out = jnp.matmul(jnp.broadcast_to(rows, (panels, *rows.shape)), kernel)
@@ -122,6 +123,14 @@ def panels_pay(rows: int, threads: int) -> bool:
   """
   on_cpu = jax.default_backend() == "cpu"
   return on_cpu and threads == 1 and rows <= MOST_ROWS
+
+
+def storage(params: Parameters) -> str:
+  """How the first layer's kernels are stored: "panels" or "plain"."""
+  layer = params["decoder"]["layers_0"].values()
+  kernels = [leaves["kernel"] for leaves in layer if "kernel" in leaves]
+  panels = any(kernel.ndim == 3 for kernel in kernels)
+  return "panels" if panels else "plain"
 
 
 def store_for(params: Parameters, rows: int, threads: int) -> Parameters:
