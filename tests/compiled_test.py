@@ -152,7 +152,8 @@ def test_a_stream_is_compiled_once(compiled, caplog):
     )
 
 
-def test_layers_take_turns_with_temporary_memory(quick_compilation):
+@pytest.mark.parametrize("policy", ["full", "resv"])
+def test_layers_take_turns_with_temporary_memory(policy, quick_compilation):
   """Six more layers must not keep an array of the chunk's size each."""
   del quick_compilation
 
@@ -167,7 +168,7 @@ def test_layers_take_turns_with_temporary_memory(quick_compilation):
     )
     driver, _ = testing.start(
       config,
-      policy_syntax.make_policy("full"),
+      policy_syntax.make_policy(policy),
       testing.decoder_parameters(config.decoder),
       block_frames=1,
       max_tokens=4,

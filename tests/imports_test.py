@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "vrex_jax"
 
-FOUNDATION = {"typing", "errors", "bitmap"}
+FOUNDATION = {"typing", "errors", "bitmap", "order"}
 POLICY_SIDE = {
   *FOUNDATION,
   "policy",
@@ -26,6 +26,7 @@ KNOWS = {
   "typing": set(),
   "errors": set(),
   "bitmap": {"typing", "errors"},
+  "order": {"typing"},
   "models": {*FOUNDATION, "resize"},
   "resize": FOUNDATION,
   "sampling": FOUNDATION,

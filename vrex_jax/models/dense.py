@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vrex_jax.models import promotion
+from vrex_jax import order
 from vrex_jax.typing import Array, Float, Parameters
 
 __all__ = [
@@ -99,7 +99,7 @@ class Dense(nn.Module):
       )
     chex.assert_size(kernel, x.shape[-1] * self.features)
     if kernel.dtype != self.dtype:
-      kernel = promotion.after(x, kernel).astype(self.dtype)
+      kernel = order.after(x, kernel).astype(self.dtype)
     out = product(x.astype(self.dtype), kernel)
     if bias is None:
       return out

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vrex_jax.models import promotion
+from vrex_jax import order
 from vrex_jax.typing import Float
 
 __all__ = ["LOWEST", "Partial", "Running", "finish", "merge", "start"]
@@ -69,11 +69,11 @@ def start(query: Float) -> Running:
   Returns:
     Running over [...] rows.
   """
-  total = promotion.after(query, jnp.zeros(query.shape[:-1], jnp.float32))
+  total = order.after(query, jnp.zeros(query.shape[:-1], jnp.float32))
   return Running(
     total + LOWEST,
     total,
-    promotion.after(query, jnp.zeros(query.shape, jnp.float32)),
+    order.after(query, jnp.zeros(query.shape, jnp.float32)),
   )
 
 

@@ -10,29 +10,10 @@ float32 is alive at once. Here a cast depends on the input of its layer:
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from vrex_jax import order
 from vrex_jax.typing import Array, Float
 
-__all__ = ["after", "promote_late"]
-
-
-def after(inputs: Array, value: Array) -> Array:
-  """`value`, computed no earlier than `inputs`.
-
-  Args:
-    inputs: any real array, not empty.
-    value: any real array; a constant too is then made when it is needed.
-
-  Example:
-    >>> after(jnp.ones((2, 3)), jnp.zeros(2)).tolist()
-    [0.0, 0.0]
-  """
-  origin = (0,) * inputs.ndim
-  first = jax.lax.slice(inputs, origin, (1,) * inputs.ndim).reshape(())
-  # Nothing is above infinity, but the compiler does not know.
-  return jnp.where(first > jnp.inf, jnp.ones((), value.dtype), value)
+__all__ = ["promote_late"]
 
 
 def promote_late(
@@ -66,6 +47,6 @@ def promote_late(
   def cast(weight):
     if weight is None or weight.dtype == dtype:
       return weight
-    return after(inputs, weight).astype(dtype)
+    return order.after(inputs, weight).astype(dtype)
 
   return [inputs.astype(dtype), *(cast(weight) for weight in weights)]

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from vrex_jax import bitmap
+from vrex_jax import order
 from vrex_jax import policy as policy_lib
 from vrex_jax.errors import InputError, check_whole_number
 from vrex_jax.resv import blocks
@@ -374,7 +375,7 @@ def _choose(
 
   none = jnp.zeros((heads,), jnp.int32)
   start = _HeadRows(
-    jnp.full((rank, size), -jnp.inf),
+    order.after(query, jnp.full((rank, size), -jnp.inf)),
     jnp.zeros((heads, size), bool),
     none,
     none,
