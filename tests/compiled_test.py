@@ -152,9 +152,15 @@ def test_a_stream_is_compiled_once(compiled, caplog):
     )
 
 
-@pytest.mark.parametrize("policy", ["full", "resv"])
-def test_layers_take_turns_with_temporary_memory(policy, quick_compilation):
-  """Six more layers must not keep an array of the chunk's size each."""
+@pytest.mark.parametrize(("policy", "arrays"), [("full", 1), ("resv", 4)])
+def test_layers_take_turns_with_temporary_memory(
+  policy, arrays, quick_compilation
+):
+  """Six more layers must not keep an array of the chunk's size each.
+
+  ReSV writes all layers at once and may grow with them, by less than the
+  scores of six layers.
+  """
   del quick_compilation
 
   def temporary_bytes(num_layers):
@@ -177,4 +183,4 @@ def test_layers_take_turns_with_temporary_memory(policy, quick_compilation):
     return driver.programs["frame"].memory_analysis().temp_size_in_bytes
 
   queries = 4 * 8 * 128 * 64
-  assert temporary_bytes(8) - temporary_bytes(2) < queries
+  assert temporary_bytes(8) - temporary_bytes(2) < arrays * queries
