@@ -37,8 +37,9 @@ def save_choices(
   """
   figure = _figure_type()(figsize=(11, 4.2), layout="constrained")
   left, right = figure.subplots(1, 2)
-  for name in ("union", "vote", "pooled"):
-    left.plot(by_rows["rows"], 100 * np.array(by_rows[name]), "o-", label=name)
+  labels = {"union": "union", "vote": "vote(4)", "pooled": "pooled"}
+  for name, label in labels.items():
+    left.plot(by_rows["rows"], 100 * np.array(by_rows[name]), "o-", label=label)
   left.set_xscale("log", base=2)
   left.set_xticks(by_rows["rows"], [str(count) for count in by_rows["rows"]])
   left.minorticks_off()
@@ -48,14 +49,14 @@ def save_choices(
   left.set_title("The union over rows grows with their number")
   left.legend(frameon=False)
   shown = ("", "min_join_cosine=0.5", "key_centering=mean", "hash_keys=raw")
-  labels = {"": "base"}
+  names = {"": "base"}
   for row in rows:
     if row["change"] not in shown:
       continue
     values = [np.nan if v is None else 100 * v for v in row["false_joins"]]
     part = (np.arange(len(values)) + 0.5) / len(values)
     right.plot(
-      100 * part, values, "o-", label=labels.get(row["change"], row["change"])
+      100 * part, values, "o-", label=names.get(row["change"], row["change"])
     )
   right.set_xlabel("position in the stream, %")
   right.set_ylabel("joins with cosine below 0.5, %")
