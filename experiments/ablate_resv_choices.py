@@ -9,9 +9,11 @@ The stream is recorded once under `full`; every choice is then replayed on the
 recorded queries, keys and values (vrex_jax/replay.py). A row is the base policy
 with one thing changed: share of the past kept, by frames and by questions;
 attention mass that is kept and error of the attention output, of frames;
-clusters of a table; false joins in four parts of the stream; CPU milliseconds
-of choosing for the last frame. With --disturb the recording is changed as real
-checkpoints differ from random ones (vrex_jax/study/disturb.py).
+clusters of a table; false joins in four parts of the stream; mean tokens of a
+contiguous fetch of the last frame (in time order, ordered by cluster in written
+blocks, by cluster); CPU milliseconds of choosing for it. With --disturb the
+recording is changed as real checkpoints differ from random ones
+(vrex_jax/study/disturb.py).
 
 Without --out the tables are printed and nothing is kept. --out also gets a plot
 of kept share against the number of query rows, and of false joins along the
@@ -181,7 +183,8 @@ def _disturb(recording: replay.Recording) -> Callable[[variations.Case], dict]:
 
   def measure(case: variations.Case) -> dict:
     other, moved = disturbed(case.choice)
-    return {"full_changes": moved, **choices.choice_row(case.policy, other)}
+    row = choices.choice_row(case.policy, other, true_keys=recording)
+    return {"full_changes": moved, **row}
 
   return measure
 
@@ -198,12 +201,15 @@ def _percent(value: float | None) -> str:
   return f"{100 * value:.1f}" if known else "-"
 
 
+def _number(value: float | None) -> str:
+  return "-" if value is None or np.isnan(value) else f"{value:.1f}"
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
   header = ["", "kept %", "quest. %", "mass %", "error %", "clusters",
-            "false joins %", "ms"]  # fmt: skip
+            "false joins %", "tokens a run", "ms"]  # fmt: skip
   lines = []
   for row in rows:
-    ms = row["ms_per_frame"]
     lines.append(
       [
         _label(row["choice"], row["change"]),
@@ -213,7 +219,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         _percent(row["error"].get("frame")),
         f"{row['clusters']:.0f}" + ("!" if row["table_full"] else ""),
         " ".join(map(_percent, row["false_joins"])),
-        "-" if ms is None or np.isnan(ms) else f"{ms:.1f}",
+        " ".join(map(_number, (row.get("run_tokens") or {}).values())),
+        _number(row["ms_per_frame"]),
       ]
     )
     if _DISTURB.value:

@@ -19,7 +19,7 @@ docs/design/0003-measuring.md.
   --video FILE           fill the cache from a clip instead, through the vision
                          tower; --loop to reach the length
 
-Hardware: a CPU (any JAX device without --against). Minutes: 4 for the command
+Hardware: a CPU (any JAX device without --against). Minutes: 5 for the command
 above on two cores, of which one is used. Expect: transformers / ours about 6 at
 32K cached and 16 new tokens, about 1.5 at 8K and 196.
 """
@@ -101,7 +101,9 @@ _SEED = flags.DEFINE_integer(
   lower_bound=0,
   upper_bound=command.MAX_SEED,
 )
-_OUT = flags.DEFINE_string("out", None, "Folder for metrics.json and plot.png.")
+_OUT = flags.DEFINE_string(
+  "out", None, "Folder for config.toml, metrics.json and plot.png."
+)
 _FILES = ("config.toml", "metrics.json", "plot.png")
 _SMOKE = flags.DEFINE_bool(
   "smoke", False, "Seconds only: a tiny shape, short caches, two rounds."

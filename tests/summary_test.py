@@ -61,7 +61,7 @@ def test_figures_are_the_row_s_in_the_units_they_name():
   found = cells(summary.streaming_table([row()]))
   assert found["frames"] == ["12"]
   assert found["ms per frame, median"] == ["4"]
-  assert found["ms per frame, 95 % of blocks below"] == ["8"]
+  assert found["ms per frame, 95 % of frames below"] == ["8"]
   assert found["ms of vision alone"] == ["1.25"]
   assert found["frames per second, model"] == ["250"]
   assert found["frames per second, with decoding"] == ["200"]

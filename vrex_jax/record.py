@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 import tomli_w
+from absl import logging
 
 from vrex_jax import trace as trace_lib
 from vrex_jax.errors import InputError
@@ -279,6 +280,12 @@ def write_folder(
     raise
   for name in stale:
     (out / name).unlink(missing_ok=True)
+  if stale:
+    logging.warning(
+      "%s held an earlier run; %s of it are not in this one: removed",
+      out,
+      ", ".join(sorted(stale)),
+    )
   return written
 
 

@@ -141,9 +141,12 @@ def load(path: str | pathlib.Path, stream_index: int = 0) -> Recording:
   ) as error:
     if isinstance(error, InputError):
       raise
+    reason = "it is no .npz archive"
+    if isinstance(error, OSError):
+      reason = str(error.strerror or error)
     raise InputError(
-      f"{path} cannot be read as a recording ({error}); the record.npz of a run"
-      " folder is expected: run stream_video.py with --record"
+      f"{path} cannot be read as a recording ({reason}); the record.npz of a"
+      " run folder is expected: run stream_video.py with --record"
     ) from error
 
 

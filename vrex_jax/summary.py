@@ -119,7 +119,7 @@ _LAYERS_A_LINE = 10  # of 5 digits and 2 spaces, within 80 columns
 _FIGURES: dict[str, Callable[[Mapping[str, Any]], str]] = {
   "frames": lambda row: str(row["frames"]),
   "ms per frame, median": lambda row: _number(row["ms_per_frame"]["p50"]),
-  "ms per frame, 95 % of blocks below": lambda row: _number(
+  "ms per frame, 95 % of frames below": lambda row: _number(
     row["ms_per_frame"]["p95"]
   ),
   "ms of vision alone": lambda row: _number(row["vision_ms"]),

@@ -59,7 +59,8 @@ _REMEDY = {
     " the capacity"
   ),
   Overflow.TABLE_FULL: (
-    "a table of the policy was full: raise its capacity (resv: table_capacity)"
+    "a table of the policy was full: raise its capacity (resv: table_capacity,"
+    " by default an eighth of the cache's slots)"
   ),
   Overflow.POSITION: (
     "a position passed the model's max_position_embeddings: shorten the"

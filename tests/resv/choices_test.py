@@ -149,7 +149,7 @@ def test_a_table_for_each_head_or_one_for_all():
   assert written.code_comparisons.tolist() == [1, 0]
   slots, counts = shared.select([axis(1)])
   assert slots == [[0, 1], [0]]  # head 0 scores 1 and 1, head 1 scores 1 and -1
-  assert counts.groups_live.tolist() == [2, 2]
+  assert counts.groups_live.tolist() == [2, 0]  # one table
   sums = np.asarray(shared.state.table.key_sum)[0, 0, :2]
   np.testing.assert_array_equal(sums, np.concatenate(keys, axis=-1))
 
@@ -349,6 +349,17 @@ def test_the_name_is_the_policy(given, name):
   assert parsed.needs == policy.needs
 
 
+def test_thresholds_may_be_numpy_and_one_for_each_head():
+  ratios = np.full((4, 1, 2), 0.25, np.float32)
+  policy = resv_lib.resv(wicsum_ratio=ratios, hamming_threshold=np.int32(5))
+  assert policy.name.startswith("resv(wicsum_ratio=[[[0.25, 0.25]]")
+  assert resv_lib.resv(wicsum_ratio=np.float32(0.5)).name == (
+    "resv(wicsum_ratio=0.5, hamming_threshold=7)"
+  )
+  with pytest.raises(InputError, match="it must be a number"):
+    resv_lib.resv(wicsum_ratio=-ratios)
+
+
 @pytest.mark.parametrize(
   ("given", "told"),
   [
@@ -363,7 +374,7 @@ def test_the_name_is_the_policy(given, name):
     ({"wicsum_ratio": True}, r"wicsum_ratio is True; .*try"),
     ({"hamming_threshold": -1}, r"hamming_threshold is -1.*_threshold=7"),
     ({"hamming_threshold": 2.5}, r"hamming_threshold is 2\.5.*whole"),
-    ({"hamming_threshold": 34}, r"is 34; codes of 32 bits.*try"),
+    ({"hamming_threshold": 34}, r"is 34; .* to 33 .*codes of 32 bits.*try"),
     ({"hash_bits": 0}, r"hash_bits is 0.*try|hash_bits is 0.*hash_bits="),
     ({"hash_bits": 129}, r"hash_bits is 129; .*at most 128: try hash_bits=32"),
     ({"hash_keys": "both"}, r"hash_keys is 'both'; .*rotated, raw: try"),

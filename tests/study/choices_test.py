@@ -9,6 +9,7 @@ from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
 from vrex_jax import replay
 from vrex_jax.study import choices
+from vrex_jax.study import disturb
 from vrex_jax.study import variations
 
 HEADS, KV_HEADS, WIDTH, FRAMES = 4, 2, 8, 10
@@ -116,6 +117,40 @@ def test_cosines_of_joins_against_a_loop(recording, base):
         expected.append((token, mean @ key[token] / length))
   found = sorted(zip(slots, cosines, strict=True))
   np.testing.assert_allclose(found, sorted(expected), rtol=1e-5)
+
+
+def test_runs_of_the_last_frame_against_a_loop(base):
+  """In time order and by cluster, over slots of the frames but the last two."""
+  found = choices.run_tokens(policy_syntax.make_policy(BASE), base)
+  member = np.asarray(base.state.policy.table.member)[0, 0]
+  stored = TOKENS - 2 * recorded.CONTENTS
+  fetched = in_time = in_clusters = 0
+  for head in range(KV_HEADS):
+    words = np.asarray(base.slots[-1, 0, head])
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:stored]
+    fetched += int(bits.sum())
+    for order in (np.arange(stored), np.argsort(member[head, :stored],
+                                                kind="stable")):  # fmt: skip
+      laid = np.concatenate([[0], bits[order].astype(int)])
+      starts = int(np.sum(np.diff(laid) == 1))
+      if order[0] == 0 and np.all(np.diff(order) == 1):
+        in_time += starts
+      else:
+        in_clusters += starts
+  assert found["time_order"] == pytest.approx(fetched / in_time)
+  assert found["by_cluster"] == pytest.approx(fetched / in_clusters)
+  assert found["by_cluster"] > found["time_order"]
+
+
+def test_joins_of_shifted_keys_are_judged_by_the_keys_before(recording):
+  """A common constant makes all cosines one, and joins no truer."""
+  policy = policy_syntax.make_policy(BASE)
+  shifted = disturb.shift_keys(recording, 30.0)
+  played = replay.replay(policy, shifted, measure=False)
+  fooled, _ = choices.join_cosines(shifted, played)
+  honest, _ = choices.join_cosines(recording, played)
+  assert np.all(fooled > 0.9)
+  assert np.mean(honest < choices.FALSE_BELOW) > 0.5
 
 
 def test_a_table_of_all_heads_has_no_cosines(recording, shared):

@@ -2,12 +2,14 @@
 
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.study import recorded
 from vrex_jax import policy_syntax
 from vrex_jax import replay
+from vrex_jax.models import past_attention
 from vrex_jax.study import disturb
 
 LAYERS, HEADS, KV_HEADS, WIDTH = 2, 4, 2, 16
@@ -137,3 +139,31 @@ def test_centering_and_shifted_scores_repair_it(chosen):
   )
   same = repaired.before.slots == repaired.after.slots
   assert np.mean(same) > 0.99
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda one: disturb.shift_keys(one, 30.0),
+    lambda one: disturb.scale_pairs(one, 1.0),
+  ],
+  ids=["shift", "scale"],
+)
+def test_the_full_policy_does_not_change(recording, change):
+  """The package's own attention, over disturbed keys, in float32."""
+  tokens = recording.key.shape[2]
+  slots = (
+    -(-tokens // past_attention.PREFIX_CHUNK) * past_attention.PREFIX_CHUNK
+  )
+  room = ((0, 0), (0, 0), (0, slots - tokens), (0, 0))
+
+  def attended(one):
+    keys, values = (np.pad(x, room)[:, None] for x in (one.key, one.value))
+    rows = one.query[1, :, -4:].reshape(KV_HEADS, -1, WIDTH)[None]
+    valid = jnp.ones((1, slots), bool)
+    return past_attention.prefix_attention(
+      jnp.asarray(rows), keys, values, valid, jnp.int32(tokens), 1
+    ).out
+
+  before, after = attended(recording), attended(change(recording))
+  np.testing.assert_allclose(after, before, atol=1e-4)

@@ -52,7 +52,7 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     _draw(axis, here, names)
     axis.set_title(f"{length} tokens a frame", fontsize=10)
     axis.set_xlabel("cached tokens")
-  axes[0][0].set_ylabel("CPU time of a decoder step, ms")
+  axes[0][0].set_ylabel("CPU time of a decoder step, ms (log scale)")
   handles, labels = axes[0][0].get_legend_handles_labels()
   figure.legend(
     handles, labels, loc="outside lower center", fontsize=8, frameon=False

@@ -32,7 +32,8 @@ class Choices:
       least this similar. Guards against codes that are near by chance.
     rows: "union" (paper): a cluster that any query row keeps is kept; "pooled":
       one row, the mean query; "vote": at least `votes` rows.
-    votes: for "vote".
+    votes: for "vote"; where fewer rows ask, as a token of an answer does, all
+      of them must.
     scores: one of `wicsum.TREATMENTS`; the paper is silent on scores below 0.
     form: "exact", or "buckets" as the WTU selects.
     buckets: of the WTU (paper: 20).

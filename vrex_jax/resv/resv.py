@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vrex_jax import bitmap
 from vrex_jax import order
 from vrex_jax import policy as policy_lib
-from vrex_jax.errors import InputError, check_whole_number
+from vrex_jax.errors import InputError
 from vrex_jax.resv import blocks
 from vrex_jax.resv import choices as choices_lib
 from vrex_jax.resv import clustering
@@ -60,7 +61,7 @@ class State(flax.struct.PyTreeNode):
 
 def resv(
   *,
-  wicsum_ratio: float = 0.3,
+  wicsum_ratio: float | Float | np.ndarray = 0.3,
   hamming_threshold: int = 7,
   hash_bits: int = 32,
   hash_keys: str = "rotated",
@@ -144,26 +145,40 @@ def resv(
 
 
 def _check_knobs(ratio: Any, threshold: Any, bits: int) -> None:
-  number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
-  if not number or not 0.0 <= ratio < math.inf:
+  if not _is_ratio(ratio):
     raise InputError(
       f"resv: wicsum_ratio is {ratio!r}; it must be a number from 0 (the best"
-      " cluster) to 1 (everything): try wicsum_ratio=0.3"
+      " cluster) to 1 (everything, as above it): try wicsum_ratio=0.3"
     )
-  check_whole_number(
-    "resv: hamming_threshold", threshold, least=0, hint="hamming_threshold=7"
-  )
-  if threshold > bits + 1:
+  whole = isinstance(threshold, (int, np.integer))
+  if not whole or isinstance(threshold, bool) or not 0 <= threshold <= bits + 1:
     raise InputError(
-      f"resv: hamming_threshold is {threshold}; codes of {bits} bits differ in"
-      f" at most {bits}: try hamming_threshold=7"
+      f"resv: hamming_threshold is {threshold!r}; it must be a whole number"
+      f" from 0 (every key its own cluster) to {bits + 1} (one cluster), as"
+      f" codes of {bits} bits differ in at most {bits}: try hamming_threshold=7"
     )
 
 
-def _name(ratio: float, threshold: int, chosen: choices_lib.Choices) -> str:
+def _is_ratio(value: Any) -> bool:
+  """Finite numbers from 0 on, one or an array of them."""
+  if isinstance(value, (bool, str)):
+    return False
+  try:
+    values = np.asarray(value, np.float64)
+  except (TypeError, ValueError):
+    return False
+  return bool(np.all(values >= 0.0) and np.all(values < math.inf))
+
+
+def _name(ratio: Any, threshold: int, chosen: choices_lib.Choices) -> str:
   """Both knobs, and every choice that is not the default."""
   defaults = inspect.signature(resv).parameters
-  given = {"wicsum_ratio": ratio, "hamming_threshold": threshold}
+  given: dict[str, Any] = {
+    "wicsum_ratio": ratio
+    if np.ndim(ratio) == 0
+    else np.asarray(ratio).tolist(),
+    "hamming_threshold": threshold,
+  }
   for name, value in dataclasses.asdict(chosen).items():
     if value != defaults[name].default:
       given[name] = value
@@ -294,9 +309,10 @@ def _select(
   rows = _choose(chosen, state, layer, query, valid, stage)
   slots = _slots(state.table, layer, rows.kept)
   slots = slots | _sinks(chosen, view, layer)
+  tables = state.table.num.shape[1]
   num = jnp.broadcast_to(state.table.num[layer], (heads,))
   counts = policy_lib.zero_counts((heads,))._replace(
-    groups_live=num,
+    groups_live=jnp.where(jnp.arange(heads) < tables, num, 0),
     groups_scored=num * jnp.sum(valid, dtype=jnp.int32),
     buckets_visited=rows.buckets,
     buckets_visited_max=rows.buckets_max,

@@ -390,7 +390,7 @@ def _drawn_in(
 def kept_clusters(
   scores: Float, rows: Rows, valid: Bool, filled: Int, votes: Int | int = 1
 ) -> Bool:
-  """Clusters that at least `votes` rows keep: b[C].
+  """Clusters that at least `votes` rows keep (all rows, of fewer): b[C].
 
   Args:
     scores: f32[M, C], as given to `row_thresholds`.
@@ -404,11 +404,12 @@ def kept_clusters(
   rank, size = scores.shape
   _, block = blocks.padded(size)
   least = jnp.where(valid, rows.threshold, jnp.inf)
+  needed = jnp.minimum(votes, jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 1))
 
   def body(first, kept):
     score = jax.lax.dynamic_slice(scores, (0, first), (rank, block))
     keep = (score >= least[:, None]) & (score > -jnp.inf)
     number = jnp.sum(keep, axis=0, dtype=jnp.int32)
-    return jax.lax.dynamic_update_slice(kept, number >= votes, (first,))
+    return jax.lax.dynamic_update_slice(kept, number >= needed, (first,))
 
   return blocks.fold(filled, block, body, jnp.zeros((size,), bool))

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vrex_jax import bitmap
+from vrex_jax import placement
 from vrex_jax import policy as policy_lib
 from vrex_jax import replay
 from vrex_jax.resv import wicsum
@@ -21,8 +23,10 @@ __all__ = [
   "choice_row",
   "join_cosines",
   "kept_by_rows",
+  "run_tokens",
 ]
 
+_LAYOUTS = ("time_order", "by_block", "by_cluster")
 FALSE_BELOW = 0.5
 """A join is false when key and mean key have a cosine below this."""
 
@@ -35,6 +39,7 @@ def choice_row(
   lookahead: int = 0,
   lookahead_query: str = "own",
   quarters: int = 4,
+  true_keys: replay.Recording | None = None,
 ) -> dict[str, Any]:
   """One row of the comparison.
 
@@ -45,12 +50,14 @@ def choice_row(
     lookahead: see there.
     lookahead_query: see there.
     quarters: parts of the stream in which false joins are counted.
+    true_keys: the recording before it was disturbed, whose keys tell which
+      joins are false; `recording` when None.
 
   Returns:
     {policy, recent_tokens, lookahead, lookahead_query, kept, mass, error (each
     by stage), clusters, tokens_per_cluster, false_joins (one a part),
-    table_full, ms_per_frame}: the last is the CPU time of choosing alone, at
-    the end of the stream, the best of five.
+    table_full, run_tokens, ms_per_frame}: see `run_tokens`; the last is the CPU
+    time of choosing alone, at the end of the stream, the best of five.
   """
   played = replay.replay(
     policy,
@@ -74,7 +81,7 @@ def choice_row(
   table = played.state.policy.table
   num = np.asarray(table.num, np.float64)
   tokens = float(np.asarray(table.count).sum() / num.size)
-  cosines, index = join_cosines(recording, played)
+  cosines, index = join_cosines(true_keys or recording, played)
   part = index * quarters // max(1, int(played.state.cache.cursor))
   full = int(policy_lib.Overflow.TABLE_FULL)
   return {
@@ -94,6 +101,7 @@ def choice_row(
       for number in range(quarters)
     ],
     "table_full": bool(np.any(counts.overflow & full)),
+    "run_tokens": run_tokens(policy, played),
     "ms_per_frame": played.choosing_ms,
   }
 
@@ -104,8 +112,9 @@ def join_cosines(
   """Cosine of every joining key and the mean key of its cluster at the time.
 
   Args:
-    recording: the stream.
-    played: a replay of it under ReSV with a table for each head.
+    recording: whose keys are compared: of the stream, or of the same one
+      before it was disturbed.
+    played: a replay of the stream under ReSV with a table for each head.
 
   Returns:
     Cosines of all joins of all layers and heads, and the slot of each. Tokens
@@ -115,7 +124,7 @@ def join_cosines(
   state = played.state
   used = int(state.cache.cursor)
   member = np.asarray(state.policy.table.member)[0][..., :used]
-  keys = np.asarray(state.cache.key)[:, 0, :, :used].astype(np.float64)
+  keys = recording.key[:, :, _tokens(recording, played)].astype(np.float64)
   if member.shape[1] != keys.shape[1]:
     return np.zeros(0), np.zeros(0, np.int64)
   cosines, slots = [], []
@@ -136,6 +145,59 @@ def join_cosines(
     cosines.append((dot / np.maximum(norm, 1e-30))[joins])
     slots.append(order[joins])
   return np.concatenate(cosines), np.concatenate(slots)
+
+
+def run_tokens(
+  policy: policy_lib.KVPolicy, played: replay.Replayed
+) -> dict[str, float]:
+  """Mean length of the runs that the last frame fetched, in three layouts.
+
+  Everything but one frame before it lies outside the device.
+
+  Args:
+    policy: one selection a KV head.
+    played: a replay of it.
+
+  Returns:
+    {"time_order", "by_block", "by_cluster"}: tokens a run, of all layers and
+    heads (see `placement`); nan where nothing is fetched.
+  """
+  frames = [i for i, c in enumerate(played.chunks) if c.stage == "frame"]
+  if policy.groups is None or not frames:
+    return dict.fromkeys(_LAYOUTS, float("nan"))
+  last = played.chunks[frames[-1]]
+  own = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+  state, slots = own(played.state.policy), own(played.state.cache.slots)
+  seen = int(played.counts.past_seen[frames[-1], 0, 0])
+  live = bitmap.pack(slots.valid & (slots.position < seen))[None]
+  total = np.zeros(1 + len(_LAYOUTS))
+  for layer, selected in enumerate(played.slots[frames[-1]]):
+    runs = placement.fetch_runs(
+      jnp.asarray(selected),
+      live,
+      policy.groups(state, layer),
+      slots,
+      next_position=seen,
+      resident_tokens=last.last - last.first,
+    )
+    total += [float(np.sum(number)) for number in runs]
+  with np.errstate(invalid="ignore", divide="ignore"):
+    return dict(zip(_LAYOUTS, (total[0] / total[1:]).tolist(), strict=True))
+
+
+def _tokens(recording: replay.Recording, played: replay.Replayed) -> np.ndarray:
+  """Index in the recording of the token in every slot in use; 0 for padding."""
+  slots = played.state.cache.slots
+  used = int(played.state.cache.cursor)
+  by_position = np.zeros(int(recording.position.max()) + 1, np.int64)
+  for chunk in played.chunks:
+    if not chunk.undone:
+      index = np.arange(chunk.first, chunk.last)
+      index = index[recording.valid[index]]
+      by_position[recording.position[index]] = index
+  position = np.asarray(slots.position)[0, :used]
+  valid = np.asarray(slots.valid)[0, :used]
+  return np.where(valid, by_position[np.where(valid, position, 0)], 0)
 
 
 def kept_by_rows(
