@@ -16,7 +16,7 @@ Without --out the table is printed and nothing is kept.
 
 Hardware: any JAX device. Minutes: one or two with the small model, two cores.
 Expect: lift 1 where clusters know nothing of scenes. With the small model, on a
-film of 22 segments and 9 scenes and three seeds: about 1 for resv (whose default
+film of 22 segments and 9 scenes, three seeds: about 1 for resv (whose default
 table is full then: `!`), 2.5 to 4 with hash_keys=raw, 5 to 6.5 with
 key_centering=mean beside it.
 """
