@@ -113,12 +113,16 @@ def test_a_table_without_rows_is_written(tmp_path):
   assert (tmp_path / "frames.csv").read_text().strip() == ""
 
 
-def test_a_second_run_removes_what_only_the_first_wrote(tmp_path):
+def test_a_second_run_removes_what_only_the_first_wrote(tmp_path, capsys):
   run_folders.write(tmp_path, arrays={"trace_2.npz": {"a": np.zeros(1)}})
   (tmp_path / "notes.txt").write_text("mine")
   (tmp_path / "trace_3.npz").write_bytes(b"mine")
   (tmp_path / "plots").mkdir()
+  assert capsys.readouterr().out == ""
   run_folders.write(tmp_path, tables={"frames.csv": run_folders.ROWS[:1]})
+  told = capsys.readouterr().out
+  assert told.startswith("removed from ")
+  assert told.endswith("files of the run before: trace_2.npz\n")
   kept = run_folders.tree(tmp_path)
   assert sorted(kept) == [
     "config.toml",

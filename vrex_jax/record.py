@@ -28,7 +28,6 @@ from typing import Any
 import jax
 import numpy as np
 import tomli_w
-from absl import logging
 
 from vrex_jax import trace as trace_lib
 from vrex_jax.errors import InputError
@@ -224,6 +223,7 @@ def write_folder(
   traces: Mapping[str, trace_lib.StreamTrace] | None = None,
   arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
   others: Mapping[str, Callable[[pathlib.Path], None]] | None = None,
+  report: Callable[[str], None] = print,
 ) -> list[pathlib.Path]:
   """Writes a run folder, all files or none.
 
@@ -236,6 +236,7 @@ def write_folder(
     traces: file name -> trace.
     arrays: file name -> named arrays, as npz.
     others: file name -> function that writes the file at a path (plots).
+    report: told in one line which files were removed, if any.
 
   Files that an earlier run left there (`files` of its metrics.json) and this
   one does not write are removed: a folder holds one run.
@@ -281,10 +282,8 @@ def write_folder(
   for name in stale:
     (out / name).unlink(missing_ok=True)
   if stale:
-    logging.warning(
-      "%s held an earlier run; %s of it are not in this one: removed",
-      out,
-      ", ".join(sorted(stale)),
+    report(
+      f"removed from {out}, files of the run before: {', '.join(sorted(stale))}"
     )
   return written
 

@@ -212,6 +212,7 @@ def test_a_person_is_told_what_happened(first, later):
 def test_a_run_in_the_same_place_leaves_only_its_own_files(first, later):
   gone = {f"record_{WINDOW_SLUG}.npz", f"trace_{WINDOW_SLUG}.npz"}
   assert later["a"].files == sorted({*first.files, "notes.txt"} - gone)
+  assert "files of the run before: " in later["a"].stdout
   assert len(later["a"].metrics["rows"]) == 1
   hashes = [one.metrics["run"]["config_hash"] for one in (first, later["a"])]
   assert hashes[0] != hashes[1]

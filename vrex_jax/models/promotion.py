@@ -35,6 +35,7 @@ def promote_late(
     [inputs, *weights] in `dtype`, None where it was None.
 
   Example:
+    >>> from jax import numpy as jnp
     >>> kernel = jnp.ones((2, 3), jnp.bfloat16)
     >>> x, kernel, bias = promote_late(
     ...   jnp.ones((1, 2)), kernel, None, dtype=jnp.float32
