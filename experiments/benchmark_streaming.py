@@ -21,7 +21,7 @@ docs/design/0003-measuring.md.
 
 Hardware: a CPU (any JAX device without --against). Minutes: 5 for the command
 above on two cores, of which one is used. Expect: transformers / ours about 6 at
-32K cached and 16 new tokens, about 1.5 at 8K and 196.
+32K cached and 16 new tokens, 1.5 to 2 at 8K and 196.
 """
 
 import dataclasses
