@@ -36,8 +36,11 @@ from absl import flags
 
 from vrex_jax import command
 from vrex_jax import interrupt
+from vrex_jax import model_flags
 from vrex_jax import model_source
+from vrex_jax import plotting
 from vrex_jax import questions as questions_lib
+from vrex_jax import recording as recording_lib
 from vrex_jax import replay
 from vrex_jax import session_plan
 from vrex_jax import summary
@@ -55,18 +58,10 @@ _RECORDING = flags.DEFINE_string(
   "record.npz of a stream_video.py run with --record; instead of --video.",
 )
 _VIDEO = flags.DEFINE_string("video", None, "Video file or URL to record.")
-_CHECKPOINT = flags.DEFINE_string(
-  "checkpoint",
-  None,
-  "Hugging Face directory, or a TOML of parts; random weights without it.",
-)
-_PRESET = flags.DEFINE_string(
-  "preset",
-  "tiny",
-  "Shape of the random model: tiny, onevision-0.5b, onevision-7b, llama3-8b.",
-)
-_FPS = flags.DEFINE_float("fps", 2.0, "Frames sampled per second of video.")
-_MAX_FRAMES = flags.DEFINE_integer("max_frames", 100, "Stop after this many.")
+_CHECKPOINT = model_flags.checkpoint()
+_PRESET = model_flags.preset()
+_FPS = model_flags.fps()
+_MAX_FRAMES = model_flags.max_frames(100)
 _QUESTION = flags.DEFINE_multi_string(
   "question",
   [],
@@ -120,12 +115,12 @@ def _check_flags() -> None:
   pictures = [] if _DISTURB.value else ["plot.png"]
   command.check_out(_OUT.value, ["config.toml", "metrics.json", *pictures])
   if _OUT.value is not None and pictures:
-    plots.check_installed()
+    plotting.check_installed()
 
 
-def _recording() -> replay.Recording:
+def _recording() -> recording_lib.Recording:
   if _RECORDING.value is not None:
-    return replay.load(_RECORDING.value)
+    return recording_lib.load(_RECORDING.value)
   questions = questions_lib.parse_questions(_QUESTION.value)
   source = session_plan.find_source(
     _VIDEO.value, fps=_FPS.value, max_frames=_MAX_FRAMES.value
@@ -166,17 +161,21 @@ def _measure(
   return rows
 
 
-def _vary(recording: replay.Recording) -> Callable[[variations.Case], dict]:
+def _vary(
+  recording: recording_lib.Recording,
+) -> Callable[[variations.Case], dict]:
   return lambda case: choices.choice_row(case.policy, recording, **case.driver)
 
 
-def _disturb(recording: replay.Recording) -> Callable[[variations.Case], dict]:
+def _disturb(
+  recording: recording_lib.Recording,
+) -> Callable[[variations.Case], dict]:
   """Also how far the full cache's attention moves, in float32."""
   outputs = functools.partial(disturb.full_outputs, layer=0, dtype=np.float32)
   plain = outputs(recording)
 
   @functools.lru_cache(maxsize=1)
-  def disturbed(name: str) -> tuple[replay.Recording, float]:
+  def disturbed(name: str) -> tuple[recording_lib.Recording, float]:
     other = disturb.DISTURBANCES[name](recording)
     moved = np.abs(outputs(other) - plain).max() / np.abs(plain).max()
     return other, float(moved)
@@ -234,7 +233,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _kept_by_rows(
-  base: variations.Case, recording: replay.Recording
+  base: variations.Case, recording: recording_lib.Recording
 ) -> dict[str, list]:
   played = replay.replay(base.policy, recording, measure=False)
   shares = choices.kept_by_rows(

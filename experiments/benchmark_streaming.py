@@ -41,6 +41,7 @@ from absl import flags
 
 from vrex_jax import command
 from vrex_jax import model_source
+from vrex_jax import plotting
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
 from vrex_jax import record
@@ -158,7 +159,7 @@ def _check(settings: dict[str, Any]) -> list[policy_lib.KVPolicy]:
   torch_decoder_step.check_installed(settings["against"])
   if _OUT.value is not None:
     record.check_folder(pathlib.Path(_OUT.value), names=_FILES)
-    plot.check_installed()
+    plotting.check_installed()
   for plan in _plans(settings):
     tokens = _model_config(plan).tokens_per_frame
     if _VIDEO.value is not None and plan.cache_tokens < tokens:

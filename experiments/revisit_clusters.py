@@ -31,9 +31,11 @@ import tqdm
 from absl import flags
 
 from vrex_jax import command
+from vrex_jax import model_flags
 from vrex_jax import model_source
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
+from vrex_jax import recording as recording_lib
 from vrex_jax import replay
 from vrex_jax import session_plan
 from vrex_jax import summary
@@ -54,18 +56,10 @@ _CHOICES = flags.DEFINE_string(
   " | resv(hash_keys=raw, key_centering=mean)",
   "ReSV policies to compare, separated by |.",
 )
-_CHECKPOINT = flags.DEFINE_string(
-  "checkpoint",
-  None,
-  "Hugging Face directory, or a TOML of parts; random weights without it.",
-)
-_PRESET = flags.DEFINE_string(
-  "preset",
-  "tiny",
-  "Shape of the random model: tiny, onevision-0.5b, onevision-7b, llama3-8b.",
-)
-_FPS = flags.DEFINE_float("fps", 2.0, "Frames sampled per second of video.")
-_MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop after this many.")
+_CHECKPOINT = model_flags.checkpoint()
+_PRESET = model_flags.preset()
+_FPS = model_flags.fps()
+_MAX_FRAMES = model_flags.max_frames()
 _SEED = flags.DEFINE_integer(
   "seed", 0, "Of weights and shuffles.", 0, command.MAX_SEED
 )
@@ -105,7 +99,7 @@ def _check_revisits(
 
 def _row(
   policy: policy_lib.KVPolicy,
-  recording: replay.Recording,
+  recording: recording_lib.Recording,
   segments: list[revisits.Segment],
 ) -> dict[str, Any]:
   """One choice: its clusters, and what they found again."""

@@ -28,6 +28,7 @@ from absl import flags
 
 from vrex_jax import command
 from vrex_jax import interrupt
+from vrex_jax import model_flags
 from vrex_jax import model_source
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
@@ -42,21 +43,13 @@ from vrex_jax.errors import InputError
 from vrex_jax.models import dense
 
 _VIDEO = flags.DEFINE_string("video", None, "Video file or URL.")
-_CHECKPOINT = flags.DEFINE_string(
-  "checkpoint",
-  None,
-  "Hugging Face directory, or a TOML of parts; random weights without it.",
-)
-_PRESET = flags.DEFINE_string(
-  "preset",
-  "tiny",
-  "Shape of the random model: tiny, onevision-0.5b, onevision-7b, llama3-8b.",
-)
+_CHECKPOINT = model_flags.checkpoint()
+_PRESET = model_flags.preset()
 _POLICY = flags.DEFINE_string(
   "policy", "full", 'KV-cache policies, e.g. "full | sliding_window(frames=8)".'
 )
-_FPS = flags.DEFINE_float("fps", 2.0, "Frames sampled per second of video.")
-_MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "Stop after this many.")
+_FPS = model_flags.fps()
+_MAX_FRAMES = model_flags.max_frames()
 _LOOP = flags.DEFINE_bool("loop", False, "Play the video again and again.")
 _QUESTION = flags.DEFINE_multi_string(
   "question", [], 'Repeatable: "seconds: text".'

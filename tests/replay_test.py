@@ -11,6 +11,7 @@ from vrex_jax import bitmap
 from vrex_jax import driver as driver_lib
 from vrex_jax import errors
 from vrex_jax import policy_syntax
+from vrex_jax import recording as recording_lib
 from vrex_jax import replay
 from vrex_jax import session_report
 from vrex_jax import stream_state
@@ -51,16 +52,16 @@ def told(quick_compilation):
   return types.SimpleNamespace(
     policy=policy,
     decoder=config.decoder,
-    recording=replay.from_arrays(arrays),
+    recording=recording_lib.from_arrays(arrays),
     arrays=arrays,
     trace=driver_lib.finish_trace(driver, run),
     state=run.state,
-    played=replay.replay(policy, replay.from_arrays(arrays)),
+    played=replay.replay(policy, recording_lib.from_arrays(arrays)),
   )
 
 
 def test_chunks_are_told_apart(told):
-  chunks = replay.chunks_of(told.recording)
+  chunks = recording_lib.chunks_of(told.recording)
   stages = [chunk.stage for chunk in chunks]
   assert stages[:2] == ["prompt", "prompt"]
   assert stages.count("frame") == FRAMES
@@ -145,7 +146,7 @@ def _slots_of(chunks, index):
 def frames_of(recording):
   """The frames alone, which need one program."""
   chosen = recording.kind == 1
-  return replay.Recording(
+  return recording_lib.Recording(
     *(array[:, :, chosen] for array in recording[:3]),
     *(array[chosen] for array in recording[3:8]),
     recording.frequencies,
@@ -176,7 +177,7 @@ def test_looking_ahead_is_that_of_the_stream(query, quick_compilation):
   model = types.SimpleNamespace(
     config=types.SimpleNamespace(decoder=config.decoder)
   )
-  recording = replay.from_arrays(
+  recording = recording_lib.from_arrays(
     session_report.record_arrays(model, run.records)
   )
   play = lambda query_: replay.replay(
@@ -238,7 +239,7 @@ def test_rotation_is_undone_with_the_recorded_frequencies(told):
 
 def test_a_recording_is_read_from_its_file(told, tmp_path):
   np.savez(tmp_path / "record.npz", **told.arrays)
-  loaded = replay.load(tmp_path / "record.npz")
+  loaded = recording_lib.load(tmp_path / "record.npz")
   jax.tree.map(np.testing.assert_array_equal, loaded, told.recording)
 
 
@@ -250,7 +251,7 @@ def test_bad_recordings_are_refused(told, tmp_path, content):
   elif content is not None:
     path.write_bytes(content)
   with pytest.raises(errors.InputError, match="--record"):
-    replay.load(path)
+    recording_lib.load(path)
 
 
 def test_policies_that_evict_are_refused(told):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests import reference as reference_lib
+from vrex_jax import answering
 from vrex_jax import driver as driver_lib
 from vrex_jax import stream
 from vrex_jax import stream_state
@@ -288,7 +289,7 @@ def test_drawn_tokens_follow_the_softmax(scene):
   logits[:, :3] = np.log([[6.0, 3.0, 1.0]]) * 2.0
   logits[:, 3:] = -100.0
   draw = jax.jit(
-    jax.vmap(lambda key: stream._sample(jnp.asarray(logits), key, 2.0))
+    jax.vmap(lambda key: answering._sample(jnp.asarray(logits), key, 2.0))
   )
   drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
   for token, share in enumerate((0.6, 0.3, 0.1)):

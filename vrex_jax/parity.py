@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vrex_jax import answering
 from vrex_jax import stream as stream_lib
 from vrex_jax import stream_state as state_lib
 from vrex_jax.baselines import full as full_lib
@@ -247,7 +248,7 @@ def _stream(
   )
   _, answer, _ = jax.jit(
     functools.partial(
-      stream_lib.answer,
+      answering.answer,
       config,
       policy,
       max_tokens=inputs.new_tokens,

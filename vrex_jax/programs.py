@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vrex_jax import answering
 from vrex_jax import policy as policy_lib
 from vrex_jax import stream
 from vrex_jax import stream_state
@@ -100,7 +101,7 @@ def compile_stream(
     )
 
   def answer(params_, state_, logits_, heat_, key_):
-    return stream.answer(
+    return answering.answer(
       config, policy, params_, state_, logits_,
       max_tokens=max_tokens, stop_ids=stop_ids, temperature=heat_, key=key_,
     )  # fmt: skip

@@ -11,10 +11,7 @@ next layer sees.
 """
 
 import dataclasses
-import pathlib
 import time
-import zipfile
-import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -25,69 +22,15 @@ from vrex_jax import attend as attend_lib
 from vrex_jax import bitmap
 from vrex_jax import layer_step as layer_lib
 from vrex_jax import policy as policy_lib
+from vrex_jax import recording as recording_lib
 from vrex_jax import stream
 from vrex_jax import stream_state
-from vrex_jax.errors import InputError
 from vrex_jax.models import cache as cache_lib
 from vrex_jax.models import config as config_lib
 from vrex_jax.models import rotary
 from vrex_jax.typing import Bitmap, Bool, Float, Int, PyTree
 
-__all__ = [
-  "Chunk",
-  "Recording",
-  "Replayed",
-  "chunks_of",
-  "from_arrays",
-  "load",
-  "replay",
-]
-
-
-class Recording(NamedTuple):
-  """Static. One recorded stream, chunks end to end; host arrays.
-
-  Attributes:
-    query: rotated.
-    key: rotated.
-    value: values.
-    position: of every token.
-    frame: of every token.
-    kind: stage of every token.
-    valid: the stream has a token here.
-    event: chunk of every token, from 0.
-    frequencies: radians per position.
-    query_next: rotated; of layer l, what layer l + 1's projection makes of
-      layer l's input.
-  """
-
-  query: np.ndarray  # f[L, N, ΣT, H]
-  key: np.ndarray  # f[L, K, ΣT, H]
-  value: np.ndarray  # f[L, K, ΣT, H]
-  position: np.ndarray  # i32 [ΣT]
-  frame: np.ndarray  # i32 [ΣT]
-  kind: np.ndarray  # i8 [ΣT]
-  valid: np.ndarray  # b [ΣT]
-  event: np.ndarray  # i32 [ΣT]
-  frequencies: np.ndarray  # f32 [H / 2]
-  query_next: np.ndarray  # f[L, N, ΣT, H]
-
-
-class Chunk(NamedTuple):
-  """Static. One event of a recording.
-
-  Attributes:
-    stage: "prompt", "frame", "question" or "answer".
-    first: index of its first token.
-    last: index behind its last token.
-    undone: a later event begins no later in the stream, so that this one was
-      taken back.
-  """
-
-  stage: str
-  first: int
-  last: int
-  undone: bool
+__all__ = ["Replayed", "replay"]
 
 
 class Replayed(NamedTuple):
@@ -107,89 +50,13 @@ class Replayed(NamedTuple):
       asked for.
   """
 
-  chunks: list[Chunk]
+  chunks: list[recording_lib.Chunk]
   slots: np.ndarray  # u32 [X, L, A, S / 32]
   counts: policy_lib.Counts  # i32 [X, L, K]
   mass: np.ndarray  # f32 [X, L, N]
   error: np.ndarray  # f32 [X, L, N]
   state: stream_state.StreamState
   choosing_ms: float = float("nan")
-
-
-def load(path: str | pathlib.Path, stream_index: int = 0) -> Recording:
-  """Reads one stream of a `record.npz`.
-
-  Raises:
-    InputError: no such file, or not a recording with queries, keys and values.
-  """
-  try:
-    with np.load(path, allow_pickle=False) as arrays:
-      missing = [name for name in Recording._fields if name not in arrays]
-      if missing:
-        raise InputError(
-          f"{path} has no {', '.join(missing)}; a recording of stream_video.py"
-          " is expected: run it with --record"
-        )
-      return from_arrays(dict(arrays), stream_index)
-  except (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,  # an .npy file is one array, not a folder of them
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as error:
-    if isinstance(error, InputError):
-      raise
-    reason = "it is no .npz archive"
-    if isinstance(error, OSError):
-      reason = str(error.strerror or error)
-    raise InputError(
-      f"{path} cannot be read as a recording ({reason}); the record.npz of a"
-      " run folder is expected: run stream_video.py with --record"
-    ) from error
-
-
-def from_arrays(
-  arrays: dict[str, np.ndarray], stream_index: int = 0
-) -> Recording:
-  """One stream of the arrays that a `record.npz` holds."""
-  heads = lambda name: arrays[name][:, stream_index]
-  tokens = lambda name: arrays[name][stream_index]
-  return Recording(
-    heads("query"),
-    heads("key"),
-    heads("value"),
-    tokens("position"),
-    tokens("frame"),
-    tokens("kind"),
-    tokens("valid"),
-    arrays["event"],
-    arrays["frequencies"],
-    heads("query_next"),
-  )
-
-
-def chunks_of(recording: Recording) -> list[Chunk]:
-  """The events of a recording, in order."""
-  bounds = np.flatnonzero(np.diff(recording.event)) + 1
-  spans = zip(
-    [0, *bounds.tolist()], [*bounds.tolist(), len(recording.event)], strict=True
-  )
-  chunks: list[Chunk] = []
-  earliest = np.inf
-  for first, last in reversed(list(spans)):
-    begins = recording.position[first]
-    chunks.append(
-      Chunk(
-        policy_lib.STAGES[int(recording.kind[first])],
-        first,
-        last,
-        bool(begins >= earliest),
-      )
-    )
-    earliest = min(earliest, begins)
-  return chunks[::-1]
 
 
 class _Inputs(NamedTuple):
@@ -207,7 +74,7 @@ class _Inputs(NamedTuple):
 
 def replay(
   policy: policy_lib.KVPolicy,
-  recording: Recording,
+  recording: recording_lib.Recording,
   *,
   knobs: PyTree = None,
   sweep: bool = False,
@@ -243,7 +110,7 @@ def replay(
       f"policy {policy.name} evicts or reads attention mass; a recording has"
       " neither: run the stream itself"
     )
-  chunks = chunks_of(recording)
+  chunks = recording_lib.chunks_of(recording)
   longest = _longest(chunks)
   config = dataclasses.replace(
     _config(recording, chunks, longest),
@@ -299,7 +166,7 @@ def _cpu_ms(program, *arguments, repeats: int = 5) -> float:
   return 1e3 * min(times)
 
 
-def _longest(chunks: list[Chunk]) -> dict[str, int]:
+def _longest(chunks: list[recording_lib.Chunk]) -> dict[str, int]:
   """Tokens of the longest chunk of every stage."""
   return {
     stage: max(
@@ -310,7 +177,9 @@ def _longest(chunks: list[Chunk]) -> dict[str, int]:
 
 
 def _config(
-  recording: Recording, chunks: list[Chunk], longest: dict[str, int]
+  recording: recording_lib.Recording,
+  chunks: list[recording_lib.Chunk],
+  longest: dict[str, int],
 ) -> stream_state.StreamConfig:
   layers, heads, _, width = recording.query.shape
   stored = sum(longest[c.stage] for c in chunks if not c.undone)
@@ -331,7 +200,9 @@ def _config(
   )
 
 
-def _padded(recording: Recording, chunk: Chunk, length: int) -> _Inputs:
+def _padded(
+  recording: recording_lib.Recording, chunk: recording_lib.Chunk, length: int
+) -> _Inputs:
   """A chunk as arrays of its stage's length."""
   span = slice(chunk.first, chunk.last)
   missing = length - (chunk.last - chunk.first)
@@ -353,7 +224,7 @@ def _padded(recording: Recording, chunk: Chunk, length: int) -> _Inputs:
 def _program(
   config: stream_state.StreamConfig,
   policy: policy_lib.KVPolicy,
-  recording: Recording,
+  recording: recording_lib.Recording,
   stage: str,
   sweep: bool,
   measure: bool,

@@ -1,8 +1,7 @@
-"""The stream: pure functions that prefill chunks into the cache and answer.
+"""The stream: pure functions that prefill chunks into the cache.
 
   frames ──scan──►  embed ─► layer_step 0 … L-1 ─► write ─► state, event
   question ───────►          layer_step 0 … L-1 ─► write ─► head ─► logits
-  answer ─while──►  sample ─► embed ─► layers ─► write ─► head ─► …
 
 Every function takes a state and returns the next one; nothing is kept
 elsewhere. Callers jit them with the state donated (`driver.py` does), so the
@@ -10,6 +9,7 @@ cache is updated in place.
 
 Stages ("prompt", "frame", "question", "answer") are static: one compilation
 per stage and chunk size. A shorter chunk is padded and masked by `valid`.
+Answers are decoded in `answering.py`.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,8 @@ from vrex_jax.models import decoder as decoder_lib
 from vrex_jax.typing import Array, Bool, Float, Int, Parameters, Tokens
 
 __all__ = [
-  "Answer",
   "EmbedFrame",
   "Record",
-  "answer",
   "prefill_chunk",
   "prefill_frame",
   "prefill_frames",
@@ -59,24 +57,6 @@ class Record(NamedTuple):
   frame: Int  # [B, T]
   kind: Int  # i8 [B, T]
   valid: Bool  # [B, T]
-
-
-class Answer(NamedTuple):
-  """Dynamic. A decoded answer of every stream.
-
-  Attributes:
-    tokens: generated ids; positions past `length` hold 0.
-    length: tokens generated, the stop token not counted.
-    steps: decoder steps taken (the longest answer).
-    stopped: ended by a stop id, not by the limit.
-    events: one event per step, leading axis X = max_tokens; steps are valid.
-  """
-
-  tokens: Tokens  # [B, max_tokens]
-  length: Int  # [B]
-  steps: Int  # []
-  stopped: Bool  # [B]
-  events: trace_lib.Event
 
 
 def write_chunk(
@@ -425,106 +405,3 @@ def prefill_tokens(
     overflow=event.overflow | jnp.where(broken, bit, jnp.uint32(0))[None]
   )
   return state, logits, event, record
-
-
-def _sample(logits: Float, key: Array, temperature: Float) -> Tokens:
-  """Greedy at temperature 0, else softmax(logits / temperature): i32[B]."""
-  greedy = jnp.argmax(logits, axis=-1)
-  heat = jnp.where(temperature > 0, temperature, 1.0)
-  drawn = jax.random.categorical(key, logits / heat, axis=-1)
-  return jnp.where(temperature > 0, drawn, greedy).astype(jnp.int32)
-
-
-def answer(
-  config: stream_state.StreamConfig,
-  policy: policy_lib.KVPolicy,
-  params: Parameters,
-  state: stream_state.StreamState,
-  logits: Float,
-  *,
-  max_tokens: int,
-  stop_ids: tuple[int, ...],
-  temperature: Float | float = 0.0,
-  key: Array | None = None,
-) -> tuple[stream_state.StreamState, Answer, Record | None]:
-  """Generates until every stream has met a stop id or `max_tokens`.
-
-  Args:
-    config: shapes.
-    policy: the policy.
-    params: model parameters.
-    state: the stream after the question; donate it.
-    logits: f32[B, vocabulary] after the question.
-    max_tokens: static limit of generated tokens.
-    stop_ids: static; any of them ends an answer and is not stored.
-    temperature: f32[], 0 for greedy decoding; traced.
-    key: random key for sampling; may be None at temperature 0.
-
-  Returns:
-    The state with the answers in the cache, the answers, and None or the
-    records with leading axis max_tokens.
-  """
-  key = jax.random.key(0) if key is None else key
-  temperature = jnp.asarray(temperature, jnp.float32)
-  stops = jnp.asarray(stop_ids, jnp.int32)
-
-  def step(state_, tokens, valid, first):
-    return prefill_tokens(
-      config,
-      policy,
-      params,
-      state_,
-      tokens[:, None],
-      valid[:, None],
-      stage="answer",
-      first=first,
-      last=False,
-    )
-
-  shapes = jax.eval_shape(
-    step,
-    state,
-    jnp.zeros((config.batch,), jnp.int32),
-    jnp.ones((config.batch,), bool),
-    jnp.asarray(True),
-  )
-  buffers = jax.tree.map(
-    lambda leaf: jnp.zeros((max_tokens, *leaf.shape), leaf.dtype), shapes[2:]
-  )
-  put = lambda index: (
-    lambda buffer, leaf: jax.lax.dynamic_update_index_in_dim(
-      buffer, leaf.astype(buffer.dtype), index, 0
-    )
-  )
-
-  def propose(index, logits_, done):
-    token = _sample(logits_, jax.random.fold_in(key, index), temperature)
-    done = done | jnp.any(token[:, None] == stops[None], axis=-1)
-    return token, done
-
-  def body(carry):
-    index, state_, token, done, tokens, length, buffers_ = carry
-    live = ~done
-    state_, logits_, event, record = step(state_, token, live, index == 0)
-    tokens = tokens.at[:, index].set(jnp.where(live, token, 0))
-    buffers_ = jax.tree.map(put(index), buffers_, (event, record))
-    following, done = propose(index + 1, logits_, done)
-    length = length + live.astype(jnp.int32)
-    return index + 1, state_, following, done, tokens, length, buffers_
-
-  token, done = propose(0, logits, jnp.zeros((config.batch,), bool))
-  start = (
-    jnp.int32(0),
-    state,
-    token,
-    done,
-    jnp.zeros((config.batch, max_tokens), jnp.int32),
-    jnp.zeros((config.batch,), jnp.int32),
-    buffers,
-  )
-  steps, state, _, done, tokens, length, (events, records) = jax.lax.while_loop(
-    lambda carry: (carry[0] < max_tokens) & ~jnp.all(carry[3]),
-    body,
-    start,
-  )
-  return state, Answer(tokens, length, steps, done, events), records

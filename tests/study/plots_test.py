@@ -1,10 +1,7 @@
 """The picture of the ablation, with and without what it shows."""
 
-import sys
-
 import pytest
 
-from vrex_jax import errors
 from vrex_jax.study import plots
 
 
@@ -25,12 +22,5 @@ def test_a_picture_is_drawn_of_what_there_is(tmp_path):
     "vote": [0.1, 0.2, float("nan")],
     "pooled": [0.1, 0.1, float("nan")],
   }
-  plots.check_installed()
   plots.save_choices(rows, by_rows, tmp_path / "plot.png")
   assert (tmp_path / "plot.png").read_bytes()[1:4] == b"PNG"
-
-
-def test_without_matplotlib_the_remedy_is_named(monkeypatch):
-  monkeypatch.setitem(sys.modules, "matplotlib", None)
-  with pytest.raises(errors.InputError, match=r"pip install 'vrex_jax\[plot\]"):
-    plots.check_installed()

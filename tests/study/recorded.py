@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vrex_jax import replay
+from vrex_jax import recording as recording_lib
 from vrex_jax.models import config as config_lib
 from vrex_jax.models import rotary
 
@@ -28,7 +28,7 @@ def recording(
   wide = np.repeat(base, heads // kv_heads, axis=1)
   query = wide + 0.5 * random.standard_normal(wide.shape)
   single = lambda array: array.astype(np.float32)
-  return replay.Recording(
+  return recording_lib.Recording(
     query=single(query),
     key=single(key),
     value=single(random.standard_normal(key.shape)),

@@ -6,7 +6,7 @@ import pytest
 from tests.parity import references
 from vrex_jax import errors
 from vrex_jax import questions
-from vrex_jax import replay
+from vrex_jax import recording as recording_lib
 from vrex_jax import session_plan
 from vrex_jax.models import checkpoint
 from vrex_jax.study import recordings
@@ -36,7 +36,7 @@ def test_frames_stay_and_a_question_is_taken_back(clip, quick_compilation):
     questions=[questions.Question(1.0, "what?")],
     max_tokens=2,
   )
-  chunks = replay.chunks_of(recording)
+  chunks = recording_lib.chunks_of(recording)
   frames = [chunk for chunk in chunks if chunk.stage == "frame"]
   assert [chunk.last - chunk.first for chunk in frames] == [TOKENS] * FRAMES
   assert not any(chunk.undone for chunk in frames)

@@ -4,22 +4,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vrex_jax.errors import InputError
+from vrex_jax import plotting
 
-__all__ = ["check_installed", "save_plot"]
+__all__ = ["save_plot"]
 
 _LABELS = {"hf": "transformers", "torch_sdpa": "torch, by hand"}
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = "os^Dv<>"
-
-
-def check_installed() -> None:
-  """Raises before the work when no picture could be drawn.
-
-  Raises:
-    InputError: matplotlib is not installed.
-  """
-  _import_pyplot()
 
 
 def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
@@ -35,17 +26,14 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
   Raises:
     InputError: matplotlib is not installed.
   """
-  pyplot = _import_pyplot()
   lengths = sorted({row["frame_tokens"] for row in rows})
   names = list(dict.fromkeys(_name(row) for row in rows))
-  figure, axes = pyplot.subplots(
-    1,
-    len(lengths),
+  figure = plotting.figure(
     figsize=(max(6.4, 3.6 * len(lengths)), 4.0 + 0.24 * len(names)),
-    sharex=True,
-    sharey=True,
-    squeeze=False,
     layout="constrained",
+  )
+  axes = figure.subplots(
+    1, len(lengths), sharex=True, sharey=True, squeeze=False
   )
   for axis, length in zip(axes[0], lengths, strict=True):
     here = [row for row in rows if row["frame_tokens"] == length]
@@ -64,7 +52,6 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     fontsize=11,
   )
   figure.savefig(path, dpi=150)
-  pyplot.close(figure)
 
 
 def _draw(
@@ -97,20 +84,6 @@ def _locator() -> Any:
   from matplotlib import ticker
 
   return ticker.LogLocator(base=10.0, subs=(1.0, 2.0, 5.0), numticks=20)
-
-
-def _import_pyplot() -> Any:
-  try:
-    import matplotlib
-  except ImportError as error:
-    raise InputError(
-      f"the plot needs matplotlib ({error}): pip install 'vrex_jax[plot]', or"
-      " leave --out out"
-    ) from None
-  matplotlib.use("agg")
-  from matplotlib import pyplot
-
-  return pyplot
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from vrex_jax import bitmap
 from vrex_jax import placement
 from vrex_jax import policy as policy_lib
+from vrex_jax import recording as recording_lib
 from vrex_jax import replay
 from vrex_jax.resv import wicsum
 
@@ -33,13 +34,13 @@ FALSE_BELOW = 0.5
 
 def choice_row(
   policy: policy_lib.KVPolicy,
-  recording: replay.Recording,
+  recording: recording_lib.Recording,
   *,
   recent_tokens: int | None = None,
   lookahead: int = 0,
   lookahead_query: str = "own",
   quarters: int = 4,
-  true_keys: replay.Recording | None = None,
+  true_keys: recording_lib.Recording | None = None,
 ) -> dict[str, Any]:
   """One row of the comparison.
 
@@ -107,7 +108,7 @@ def choice_row(
 
 
 def join_cosines(
-  recording: replay.Recording, played: replay.Replayed
+  recording: recording_lib.Recording, played: replay.Replayed
 ) -> tuple[np.ndarray, np.ndarray]:
   """Cosine of every joining key and the mean key of its cluster at the time.
 
@@ -185,7 +186,9 @@ def run_tokens(
     return dict(zip(_LAYOUTS, (total[0] / total[1:]).tolist(), strict=True))
 
 
-def _tokens(recording: replay.Recording, played: replay.Replayed) -> np.ndarray:
+def _tokens(
+  recording: recording_lib.Recording, played: replay.Replayed
+) -> np.ndarray:
   """Index in the recording of the token in every slot in use; 0 for padding."""
   slots = played.state.cache.slots
   used = int(played.state.cache.cursor)
@@ -202,7 +205,7 @@ def _tokens(recording: replay.Recording, played: replay.Replayed) -> np.ndarray:
 
 def kept_by_rows(
   played: replay.Replayed,
-  recording: replay.Recording,
+  recording: recording_lib.Recording,
   *,
   ratio: float,
   row_counts: list[int],

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vrex_jax import replay
+from vrex_jax import recording as recording_lib
 
 __all__ = [
   "DISTURBANCES",
@@ -33,7 +33,7 @@ _QUERY_ROWS = 256
 """Queries whose scores are held at a time."""
 
 
-def _slow_pairs(recording: replay.Recording, share: float) -> np.ndarray:
+def _slow_pairs(recording: recording_lib.Recording, share: float) -> np.ndarray:
   """Channels of the slowest rotary pairs: b[H]; pair i is (i, i + H / 2)."""
   slow = np.argsort(recording.frequencies, kind="stable")
   chosen = np.zeros(len(slow), bool)
@@ -41,18 +41,18 @@ def _slow_pairs(recording: replay.Recording, share: float) -> np.ndarray:
   return np.concatenate([chosen, chosen])
 
 
-def _key_size(recording: replay.Recording) -> float:
+def _key_size(recording: recording_lib.Recording) -> float:
   valid = recording.key[:, :, recording.valid]
   return float(np.sqrt(np.mean(np.sum(valid**2, axis=-1))))
 
 
 def shift_keys(
-  recording: replay.Recording,
+  recording: recording_lib.Recording,
   size: float,
   *,
   share: float = 0.25,
   seed: int = 0,
-) -> replay.Recording:
+) -> recording_lib.Recording:
   """Adds one constant vector to every rotated key of a layer and head.
 
   Args:
@@ -71,8 +71,8 @@ def shift_keys(
 
 
 def scale_pairs(
-  recording: replay.Recording, spread: float, *, seed: int = 0
-) -> replay.Recording:
+  recording: recording_lib.Recording, spread: float, *, seed: int = 0
+) -> recording_lib.Recording:
   """Scales keys by s and queries by 1 / s, s of each rotary pair its own.
 
   Args:
@@ -96,7 +96,9 @@ def scale_pairs(
   )
 
 
-def add_sink(recording: replay.Recording, score: float) -> replay.Recording:
+def add_sink(
+  recording: recording_lib.Recording, score: float
+) -> recording_lib.Recording:
   """Lets the first token draw attention, as in trained models.
 
   Args:
@@ -118,7 +120,7 @@ def add_sink(recording: replay.Recording, score: float) -> replay.Recording:
 
 
 def full_outputs(
-  recording: replay.Recording, layer: int, dtype: Any = np.float64
+  recording: recording_lib.Recording, layer: int, dtype: Any = np.float64
 ) -> np.ndarray:
   """Causal attention of all valid tokens to all before: [N, tokens, H].
 
@@ -150,7 +152,9 @@ def full_outputs(
   return out
 
 
-DISTURBANCES: Mapping[str, Callable[[replay.Recording], replay.Recording]] = {
+DISTURBANCES: Mapping[
+  str, Callable[[recording_lib.Recording], recording_lib.Recording]
+] = {
   "none": lambda recording: recording,
   "shift 3": lambda recording: shift_keys(recording, 3.0),
   "shift 30": lambda recording: shift_keys(recording, 30.0),

@@ -6,18 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from vrex_jax.errors import InputError
+from vrex_jax import plotting
 
-__all__ = ["check_installed", "save_choices"]
-
-
-def check_installed() -> None:
-  """Raises before the work when no picture could be drawn.
-
-  Raises:
-    InputError: matplotlib is missing.
-  """
-  _figure_type()
+__all__ = ["save_choices"]
 
 
 def save_choices(
@@ -35,7 +26,7 @@ def save_choices(
   Raises:
     InputError: matplotlib is missing.
   """
-  figure = _figure_type()(figsize=(11, 4.2), layout="constrained")
+  figure = plotting.figure(figsize=(11, 4.2), layout="constrained")
   left, right = figure.subplots(1, 2)
   labels = {"union": "union", "vote": "vote(4)", "pooled": "pooled"}
   for name, label in labels.items():
@@ -67,14 +58,3 @@ def save_choices(
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
   figure.savefig(path, dpi=150)
-
-
-def _figure_type() -> Any:
-  try:
-    from matplotlib import figure as figure_lib
-  except ImportError as error:
-    raise InputError(
-      f"the plot needs matplotlib ({error}): pip install 'vrex_jax[plot]', or"
-      " leave --out out"
-    ) from None
-  return figure_lib.Figure

@@ -10,7 +10,7 @@ import tqdm
 
 from vrex_jax import policy_syntax
 from vrex_jax import questions as questions_lib
-from vrex_jax import replay
+from vrex_jax import recording as recording_lib
 from vrex_jax import session
 from vrex_jax import session_plan
 from vrex_jax import session_report
@@ -25,7 +25,7 @@ def record_clip(
   *,
   questions: Sequence[questions_lib.Question] = (),
   max_tokens: int = 8,
-) -> replay.Recording:
+) -> recording_lib.Recording:
   """Streams a clip through a model and keeps what attention saw.
 
   On a terminal a bar shows how far it is.
@@ -54,4 +54,4 @@ def record_clip(
     )
     result = session.stream_policy(model, policy, plan, progress)
   arrays = session_report.record_arrays(model, result.records)
-  return replay.from_arrays(arrays)
+  return recording_lib.from_arrays(arrays)

@@ -1,0 +1,36 @@
+"""Flags that every script with a model of a video has."""
+
+from absl import flags
+
+__all__ = ["checkpoint", "fps", "max_frames", "preset"]
+
+# Flags belong to the script that asks for them: its --help and its settings.
+flags.disclaim_key_flags()
+
+
+def checkpoint() -> flags.FlagHolder[str | None]:
+  """Defines --checkpoint."""
+  return flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Hugging Face directory, or a TOML of parts; random weights without it.",
+  )
+
+
+def preset() -> flags.FlagHolder[str]:
+  """Defines --preset."""
+  return flags.DEFINE_string(
+    "preset",
+    "tiny",
+    "Shape of the random model: tiny, onevision-0.5b, onevision-7b, llama3-8b.",
+  )
+
+
+def fps() -> flags.FlagHolder[float]:
+  """Defines --fps."""
+  return flags.DEFINE_float("fps", 2.0, "Frames sampled per second of video.")
+
+
+def max_frames(default: int | None = None) -> flags.FlagHolder[int | None]:
+  """Defines --max_frames."""
+  return flags.DEFINE_integer("max_frames", default, "Stop after this many.")

@@ -1,0 +1,42 @@
+"""matplotlib, which is optional, for scripts that draw.
+
+Figures are made without pyplot: no window, no global state.
+"""
+
+from typing import Any
+
+from vrex_jax.errors import InputError
+
+__all__ = ["check_installed", "figure"]
+
+
+def check_installed() -> None:
+  """Refuses to begin work whose plot could not be drawn.
+
+  Raises:
+    InputError: matplotlib is missing.
+  """
+  _figure_type()
+
+
+def figure(**options: Any) -> Any:
+  """An empty matplotlib figure.
+
+  Args:
+    options: of its constructor.
+
+  Raises:
+    InputError: matplotlib is missing.
+  """
+  return _figure_type()(**options)
+
+
+def _figure_type() -> Any:
+  try:
+    from matplotlib import figure as figure_lib
+  except ImportError as error:
+    raise InputError(
+      f"the plot needs matplotlib ({error}): pip install 'vrex_jax[plot]', or"
+      " leave --out out"
+    ) from None
+  return figure_lib.Figure
