@@ -57,7 +57,8 @@ def sorting_policy():
     slots = bitmap.pack(jnp.broadcast_to(order[None] % 2 == 0, (2, len(order))))
     part = policy_lib.Part(slots=slots)
     counts = policy_lib.zero_counts((2,))._replace(
-      keys_scored=jnp.full((2,), 7, jnp.int32)
+      keys_scored=jnp.full((2,), 7, jnp.int32),
+      groups_live=jnp.array([6, 0], jnp.int32),
     )
     return policy_lib.Selection(parts=(part,)), state, counts
 
@@ -82,6 +83,7 @@ def test_a_forced_step_attends_to_the_share_and_still_chooses():
   found = step.attended(config, policy, filled.event)
   assert found.retrieval_ratio["frame"] == pytest.approx(0.2)
   assert found.share == pytest.approx(0.2)
+  assert found.groups == 6
   assert (np.asarray(filled.event.counts.keys_scored) == 7).all()
   assert " sort(" in program.call.as_text()
 

@@ -10,7 +10,9 @@ from vrex_jax.benchmark import timing
 PLAN = plans.Plan(shape="wide", cache_tokens=2048, frame_tokens=10, batch=2)
 
 
-def row(side="ours", policy="full", cpu_ms=10.0, forced=None, limit=None):
+def row(
+  side="ours", policy="full", cpu_ms=10.0, forced=None, limit=None, groups=0.0
+):
   return rows.row(
     PLAN,
     policy=policy,
@@ -18,6 +20,7 @@ def row(side="ours", policy="full", cpu_ms=10.0, forced=None, limit=None):
     ceiling=limit,
     forced_ratio=forced,
     retrieval_ratio={"frame": 1.0 if forced is None else forced},
+    groups=groups,
     times=timing.Times(cpu_ms, cpu_ms + 1),
     threads=1,
   )
@@ -42,7 +45,7 @@ def test_the_table_puts_the_other_sides_beside_full_and_full_beside_the_rest():
   text = rows.table(
     [
       row(),
-      row(policy="resv", cpu_ms=4.0, forced=0.05, limit=3.125),
+      row(policy="resv", cpu_ms=4.0, forced=0.05, limit=3.125, groups=63.6),
       row(side="hf", cpu_ms=25.0),
     ]
   )
@@ -50,11 +53,13 @@ def test_the_table_puts_the_other_sides_beside_full_and_full_beside_the_rest():
   assert header[-5:] == ["hf", "ms", "hf/ours", "full/ours", "ceiling"]
   assert full[-3:] == ["25.0", "2.50", "1.00"]
   assert resv[-2:] == ["2.50", "3.12"]
-  assert resv[3:5] == ["5.0", "%"]
+  assert resv[3:7] == ["5.0", "%", "64", "4.0"]
 
 
 def test_the_table_of_full_alone_compares_nothing():
-  assert "full/ours" not in rows.table([row()])
+  text = rows.table([row()])
+  assert "full/ours" not in text
+  assert "groups" not in text
 
 
 def test_the_plot_is_a_picture(tmp_path):

@@ -290,6 +290,7 @@ def _our_row(
     ceiling=limit,
     forced_ratio=line.forced_ratio,
     retrieval_ratio=line.attended.retrieval_ratio,
+    groups=line.attended.groups,
     times=times[line.runner.name],
     threads=setting.threads,
   )
@@ -308,6 +309,7 @@ def _their_row(
     ceiling=None,
     forced_ratio=None,
     retrieval_ratio=full.attended.retrieval_ratio,
+    groups=full.attended.groups,
     times=times[other.runner.name],
     threads=setting.threads,
   )

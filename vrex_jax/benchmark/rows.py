@@ -21,6 +21,7 @@ FIELDS = (
   "lookahead",
   "forced_ratio",
   "retrieval_ratio",
+  "groups",
   "cpu_ms",
   "wall_ms",
   "dtype",
@@ -39,6 +40,7 @@ def row(
   ceiling: float | None,
   forced_ratio: float | None,
   retrieval_ratio: Mapping[str, float],
+  groups: float,
   times: timing.Times,
   threads: int,
 ) -> dict[str, Any]:
@@ -51,6 +53,7 @@ def row(
     ceiling: see `ceiling`; None where the attended share was not forced.
     forced_ratio: share of the past that was asked for, or None.
     retrieval_ratio: measured, by stage.
+    groups: clusters, pages or frames a table, mean; 0 without a table.
     times: measured.
     threads: cores in use.
 
@@ -63,6 +66,7 @@ def row(
     "ceiling": ceiling,
     "forced_ratio": forced_ratio,
     "retrieval_ratio": dict(retrieval_ratio),
+    "groups": groups,
     "cpu_ms": times.cpu_ms,
     "wall_ms": times.wall_ms,
     "threads": threads,
@@ -92,8 +96,9 @@ def ceiling(full_ms: float, dense_ms: float, share: float) -> float:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
   """One line for each of our rows, the other sides beside it.
 
-  Columns: CPU ms of our step; hf / ours and torch_sdpa / ours where measured;
-  full / ours and its ceiling where the attended share is forced.
+  Columns: groups a table where there are any; CPU ms of our step; hf / ours and
+  torch_sdpa / ours where measured; full / ours and its ceiling where the
+  attended share is forced.
 
   Args:
     rows: benchmark rows (`FIELDS`).
@@ -103,7 +108,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for side in ("hf", "torch_sdpa")
     if any(row["side"] == side for row in rows)
   ]
-  header = ["policy", "cached", "T", "kept", "ours ms", "wall ms"]
+  grouped = any(row["groups"] for row in rows)
+  header = ["policy", "cached", "T", "kept"]
+  header += ["groups"] if grouped else []
+  header += ["ours ms", "wall ms"]
   for side in others:
     header += [f"{side} ms", f"{side}/ours"]
   compare = any(row["policy"] != "full" for row in rows)
@@ -117,9 +125,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
       str(row["cache_tokens"]),
       str(row["frame_tokens"]),
       f"{100 * row['retrieval_ratio']['frame']:.1f} %",
-      _milliseconds(row["cpu_ms"]),
-      _milliseconds(row["wall_ms"]),
     ]
+    if grouped:
+      line.append(f"{row['groups']:.0f}" if row["groups"] else "")
+    line += [_milliseconds(row["cpu_ms"]), _milliseconds(row["wall_ms"])]
     for side in others:
       other = _find(rows, row, side)
       is_full = row["policy"] == "full"

@@ -194,10 +194,13 @@ class Attended(NamedTuple):
   Attributes:
     retrieval_ratio: by stage, over retrieving layers.
     share: of the frame stage, over all layers.
+    groups: clusters, pages or frames in a table that has any, mean; 0 for a
+      policy without.
   """
 
   retrieval_ratio: dict[str, float]
   share: float
+  groups: float
 
 
 def attended(
@@ -205,7 +208,7 @@ def attended(
   policy: policy_lib.KVPolicy,
   event: trace_lib.Event,
 ) -> Attended:
-  """Shares of the past one event attended to."""
+  """What one event attended to, and how many groups it chose from."""
   rows = policy_lib.rows_of(policy.needs, config.decoder)
   trace = trace_lib.from_events(
     jax.tree.map(lambda leaf: leaf[None], event),
@@ -213,7 +216,9 @@ def attended(
     retrieves=np.asarray(stream_state.retrieving_layers(config, policy), bool),
     rows_per_head=rows // config.decoder.num_kv_heads,
   )
+  live = np.asarray(event.counts.groups_live)
   return Attended(
     trace_lib.retrieval_ratio(trace),
     trace_lib.retrieval_ratio(trace, all_layers=True)["frame"],
+    float(live.sum() / max(1, np.count_nonzero(live))),
   )
