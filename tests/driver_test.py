@@ -14,6 +14,7 @@ import pytest
 from tests import stepping
 from vrex_jax import driver as driver_lib
 from vrex_jax import errors
+from vrex_jax import observing
 from vrex_jax import stream_state
 from vrex_jax import testing
 from vrex_jax import trace as trace_lib
@@ -29,7 +30,7 @@ def driver_of(policy, *, batch, capacity, record=False, block_frames):
     question_chunk=CHUNK,
     batch=batch,
     capacity=capacity,
-    record=record,
+    observe=observing.record_chunk if record else None,
   )
   params = testing.decoder_parameters(config.decoder)
   driver, _ = testing.start(
@@ -140,11 +141,11 @@ def test_records_hold_every_event_s_queries_and_keys(kept):
   run = feed(kept, run, frames_of(kept, 5))
   run, reply = driver_lib.ask(kept, run, question(kept, 3), keep=True)
   trace = driver_lib.finish_trace(kept, run)
-  assert len(run.records) == len(trace) == 2 + 5 + 1 + MAX_TOKENS
+  assert len(run.observations) == len(trace) == 2 + 5 + 1 + MAX_TOKENS
   decoder = kept.config.decoder
   lengths = [CHUNK] * 2 + [LENGTH] * 5 + [CHUNK] + [1] * MAX_TOKENS
   for record, length, stage in zip(
-    run.records, lengths, trace.stage, strict=True
+    run.observations, lengths, trace.stage, strict=True
   ):
     layers, width = decoder.num_layers, decoder.head_dim
     chex.assert_shape(
@@ -156,7 +157,7 @@ def test_records_hold_every_event_s_queries_and_keys(kept):
     assert np.all(record.kind == stage)
     assert all(isinstance(leaf, np.ndarray) for leaf in record)
   # Laid end to end, the valid ones are what the cache holds.
-  valid = np.concatenate([record.valid[0] for record in run.records])
+  valid = np.concatenate([record.valid[0] for record in run.observations])
   total = int(valid.sum())
   assert total == run.cursor == 10 + 25 + 3 + len(reply.tokens[0])
   for name, held in (
@@ -166,10 +167,10 @@ def test_records_hold_every_event_s_queries_and_keys(kept):
     ("kind", run.state.cache.slots.kind[0, :total]),
   ):
     if name == "key":
-      rows = [record.key[:, 0] for record in run.records]
+      rows = [record.key[:, 0] for record in run.observations]
       joined = np.concatenate(rows, axis=2)[:, :, valid]
     else:
-      rows = [getattr(record, name)[0] for record in run.records]
+      rows = [getattr(record, name)[0] for record in run.observations]
       joined = np.concatenate(rows)[valid]
     np.testing.assert_array_equal(joined, held)
 
@@ -179,8 +180,8 @@ def test_undone_records_and_events_stay_in_the_account(kept):
   run = feed(kept, begin(kept), frames_of(kept, 2))
   run, reply = driver_lib.ask(kept, run, question(kept, 3))
   steps = len(reply.tokens[0])
-  assert len(run.records) == len(driver_lib.finish_trace(kept, run))
-  assert len(run.records) == 2 + 1 + steps
+  assert len(run.observations) == len(driver_lib.finish_trace(kept, run))
+  assert len(run.observations) == 2 + 1 + steps
   assert run.cursor == int(run.state.cache.cursor) == 2 * LENGTH
 
 

@@ -39,6 +39,7 @@ KNOWS = {
   "resv": POLICY_SIDE,
   "baselines": POLICY_SIDE,
   "placement": {*FOUNDATION, "models.cache", "trace"},
+  "training": {*FOUNDATION, "models", "plotting", "tasks"},
   "hwmodel": {*FOUNDATION, "trace", "models.config"},
 }
 ON_TOP = {"codesign", "report"}

@@ -9,6 +9,7 @@ import pytest
 
 from tests import reference as reference_lib
 from tests import stepping
+from vrex_jax import observing
 from vrex_jax import policy as policy_lib
 from vrex_jax import stream_state
 from vrex_jax import testing
@@ -62,7 +63,7 @@ def ahead(request, quick_compilation):
     capacity=100,
     lookahead=lookahead,
     lookahead_query=query,
-    record=True,
+    observe=observing.record_chunk,
   )
   params, policy = testing.decoder_parameters(config.decoder), listener()
   step = jax.jit(stepping.chunk_step(config, policy, params))

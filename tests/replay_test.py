@@ -10,6 +10,7 @@ import pytest
 from vrex_jax import bitmap
 from vrex_jax import driver as driver_lib
 from vrex_jax import errors
+from vrex_jax import observing
 from vrex_jax import policy_syntax
 from vrex_jax import recording as recording_lib
 from vrex_jax import replay
@@ -32,7 +33,7 @@ def told(quick_compilation):
     capacity=200,
     frame_tokens=6,
     question_chunk=4,
-    record=True,
+    observe=observing.record_chunk,
   )
   params = testing.decoder_parameters(config.decoder)
   driver, run = testing.start(
@@ -48,7 +49,7 @@ def told(quick_compilation):
   model = types.SimpleNamespace(
     config=types.SimpleNamespace(decoder=config.decoder)
   )
-  arrays = session_report.record_arrays(model, run.records)
+  arrays = session_report.record_arrays(model, run.observations)
   return types.SimpleNamespace(
     policy=policy,
     decoder=config.decoder,
@@ -165,7 +166,7 @@ def test_looking_ahead_is_that_of_the_stream(query, quick_compilation):
     question_chunk=4,
     lookahead=1,
     lookahead_query=query,
-    record=True,
+    observe=observing.record_chunk,
   )
   params = testing.decoder_parameters(config.decoder)
   driver, run = testing.start(
@@ -178,7 +179,7 @@ def test_looking_ahead_is_that_of_the_stream(query, quick_compilation):
     config=types.SimpleNamespace(decoder=config.decoder)
   )
   recording = recording_lib.from_arrays(
-    session_report.record_arrays(model, run.records)
+    session_report.record_arrays(model, run.observations)
   )
   play = lambda query_: replay.replay(
     policy, recording, lookahead=1, lookahead_query=query_, measure=False

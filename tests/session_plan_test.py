@@ -14,6 +14,7 @@ import pytest
 
 from vrex_jax import errors
 from vrex_jax import model_source
+from vrex_jax import observing
 from vrex_jax import questions as questions_lib
 from vrex_jax import session_plan
 from vrex_jax.baselines import full as full_lib
@@ -183,7 +184,7 @@ def test_the_stream_has_the_options_and_the_model_s_shapes(model):
   assert (config.frame_tokens, config.grid) == (FRAME, (4, 4))
   assert config.question_chunk == 32
   assert (config.lookahead, config.lookahead_query) == (1, "next")
-  assert config.record
+  assert config.observe is observing.record_chunk
   assert config.cache_dtype == jnp.bfloat16
   assert config.dtype == model_source.activation_dtype("bfloat16")
 

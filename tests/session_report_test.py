@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from vrex_jax import driver as driver_lib
+from vrex_jax import observing
 from vrex_jax import programs
 from vrex_jax import questions
 from vrex_jax import record
 from vrex_jax import session_report
-from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import testing
 from vrex_jax import trace as trace_lib
@@ -293,7 +293,7 @@ def a_record(random, valid):
     (LAYERS, batch, count, length, decoder.head_dim)
   ).astype(np.float32)
   number = lambda: random.integers(0, 90, valid.shape).astype(np.int32)
-  return stream.Record(
+  return observing.Record(
     query=heads(decoder.num_heads),
     query_next=heads(decoder.num_heads),
     key=heads(decoder.num_kv_heads),

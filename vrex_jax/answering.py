@@ -14,7 +14,7 @@ from vrex_jax import policy as policy_lib
 from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import trace as trace_lib
-from vrex_jax.typing import Array, Bool, Float, Int, Parameters, Tokens
+from vrex_jax.typing import Array, Bool, Float, Int, Parameters, PyTree, Tokens
 
 __all__ = ["Answer", "answer"]
 
@@ -56,7 +56,7 @@ def answer(
   stop_ids: tuple[int, ...],
   temperature: Float | float = 0.0,
   key: Array | None = None,
-) -> tuple[stream_state.StreamState, Answer, stream.Record | None]:
+) -> tuple[stream_state.StreamState, Answer, PyTree]:
   """Generates until every stream has met a stop id or `max_tokens`.
 
   Args:
@@ -72,7 +72,7 @@ def answer(
 
   Returns:
     The state with the answers in the cache, the answers, and None or the
-    records with leading axis max_tokens.
+    observations with leading axis max_tokens.
   """
   key = jax.random.key(0) if key is None else key
   temperature = jnp.asarray(temperature, jnp.float32)
@@ -115,9 +115,9 @@ def answer(
   def body(carry):
     index, state_, token, done, tokens, length, buffers_ = carry
     live = ~done
-    state_, logits_, event, record = step(state_, token, live, index == 0)
+    state_, logits_, event, observation = step(state_, token, live, index == 0)
     tokens = tokens.at[:, index].set(jnp.where(live, token, 0))
-    buffers_ = jax.tree.map(put(index), buffers_, (event, record))
+    buffers_ = jax.tree.map(put(index), buffers_, (event, observation))
     following, done = propose(index + 1, logits_, done)
     length = length + live.astype(jnp.int32)
     return index + 1, state_, following, done, tokens, length, buffers_
@@ -132,9 +132,10 @@ def answer(
     jnp.zeros((config.batch,), jnp.int32),
     buffers,
   )
-  steps, state, _, done, tokens, length, (events, records) = jax.lax.while_loop(
+  steps, state, _, done, tokens, length, buffers = jax.lax.while_loop(
     lambda carry: (carry[0] < max_tokens) & ~jnp.all(carry[3]),
     body,
     start,
   )
-  return state, Answer(tokens, length, steps, done, events), records
+  events, observations = buffers
+  return state, Answer(tokens, length, steps, done, events), observations

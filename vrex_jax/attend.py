@@ -5,6 +5,7 @@ selected with the live slots, adds the recent ones, merges every part with the
 chunk's own attention, and counts what was read.
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -85,12 +86,14 @@ class Attended(NamedTuple):
   Attributes:
     out: attention output per query head.
     counts: the driver's counts; the policy's are zero.
+    past: slots read, by any part.
     mass: attention mass per slot, the chunk's own slots included; None unless
       asked for.
   """
 
   out: Float  # f32 [B, N, T, H]
   counts: policy_lib.Counts  # [B, K]
+  past: Bitmap  # [B, A, S / 32]
   mass: Float | None  # f32 [B, A, S]
 
 
@@ -230,10 +233,7 @@ def driver_counts(
     return merged
 
   attended = sum((bitmap.count(part) for part in slots), jnp.int32(0))
-  everything = slots[0]
-  for part in slots[1:]:
-    everything = everything | part
-  loaded = union(everything)
+  loaded = union(functools.reduce(jnp.bitwise_or, slots))
   fetched = loaded & ~sets.resident
   exposed = fetched
   if prefetched is not None:
@@ -362,5 +362,6 @@ def attend(
   return Attended(
     out=attention.ungroup_queries(out, heads),
     counts=driver_counts(slots, here, chunk.valid, seen, kv_heads, prefetched),
+    past=functools.reduce(jnp.bitwise_or, slots),
     mass=_mass(scored, cache, layer, chunk, lse) if want_mass else None,
   )

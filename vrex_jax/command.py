@@ -97,7 +97,9 @@ def write_study(
   seed: int,
   started: float,
   named: Mapping[str, Any] | None = None,
+  tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
   others: Mapping[str, Callable[[pathlib.Path], None]] | None = None,
+  quiet: bool = False,
 ) -> None:
   """Writes the run folder of a study in float32, and says so.
 
@@ -107,7 +109,9 @@ def write_study(
     seed: of the run.
     started: `time.time()` at its start.
     named: further objects of metrics.json.
-    others: see `record.write_folder`.
+    tables: see `record.write_folder`.
+    others: see there.
+    quiet: say nothing; the study goes on and will write again.
 
   Raises:
     InputError: the folder cannot be written.
@@ -124,10 +128,11 @@ def write_study(
       started=started,
       **(named or {}),
     ),
-    tables={},
+    tables=tables or {},
     others=others,
   )
-  print(f"written to {out}: " + ", ".join(path.name for path in written))
+  if not quiet:
+    print(f"written to {out}: " + ", ".join(path.name for path in written))
 
 
 def use_compilation_cache(folder: str | None) -> None:

@@ -21,10 +21,10 @@ import numpy as np
 
 from vrex_jax import policy as policy_lib
 from vrex_jax import programs
-from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import trace as trace_lib
 from vrex_jax.errors import InputError
+from vrex_jax.typing import PyTree
 
 __all__ = [
   "Block",
@@ -79,7 +79,7 @@ class Run:
     frames: frames prefilled.
     time_s: time stamp of the last frame.
     traces: events so far, in order.
-    records: recorded chunks so far, in order.
+    observations: of the observer so far, in order.
     blocks: measured times of the blocks.
     text_chunks: prompt and question chunks so far (`first` of the prompt).
   """
@@ -89,7 +89,7 @@ class Run:
   frames: int = 0
   time_s: float = 0.0
   traces: tuple[trace_lib.StreamTrace, ...] = ()
-  records: tuple[stream.Record, ...] = ()
+  observations: tuple[PyTree, ...] = ()
   blocks: tuple[Block, ...] = ()
   text_chunks: int = 0
 
@@ -202,7 +202,7 @@ def ask(
   begun = time.perf_counter()
   run, logits = _prefill_text(driver, run, tokens, "question")
   first_token = time.perf_counter()
-  state, answer, records = driver.programs["answer"](
+  state, answer, observations = driver.programs["answer"](
     driver.params,
     run.state,
     logits,
@@ -215,7 +215,7 @@ def ask(
   events = jax.tree.map(
     lambda leaf: leaf[:steps], jax.device_get(answer.events)
   )
-  run = _add(driver, run, events, records, steps, [run.time_s] * steps)
+  run = _add(driver, run, events, observations, steps, [run.time_s] * steps)
   if keep:
     if resume:
       run, _ = _prefill_text(
@@ -286,7 +286,7 @@ def _feed_block(
     padding = np.zeros((size - count, *frames.shape[1:]), frames.dtype)
     frames = np.concatenate([frames, padding])
   wall, cpu = time.perf_counter(), time.process_time()
-  state, events, records = driver.programs["frame"](
+  state, events, observations = driver.programs["frame"](
     driver.params, run.state, frames, live
   )
   cursor = int(state.cache.cursor)
@@ -301,7 +301,7 @@ def _feed_block(
     blocks=(*run.blocks, block),
   )
   events = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(events))
-  return _add(driver, run, events, records, count, times)
+  return _add(driver, run, events, observations, count, times)
 
 
 def _prefill_text(
@@ -324,7 +324,7 @@ def _prefill_text(
     lengths = np.array([len(ids) for ids in window])
     valid = np.arange(size)[None] < lengths[:, None]
     first = index == 0 and (stage != "prompt" or run.text_chunks == 0)
-    state, new, event, record = driver.programs[stage](
+    state, new, event, observation = driver.programs[stage](
       driver.params,
       run.state,
       padded,
@@ -342,7 +342,7 @@ def _prefill_text(
     stack = lambda tree: jax.tree.map(
       lambda leaf: leaf[None], jax.device_get(tree)
     )
-    run = _add(driver, run, stack(event), stack(record), 1, [run.time_s])
+    run = _add(driver, run, stack(event), stack(observation), 1, [run.time_s])
   return run, logits
 
 
@@ -350,11 +350,11 @@ def _add(
   driver: programs.Driver,
   run: Run,
   events: trace_lib.Event,
-  records: stream.Record | None,
+  observations: PyTree,
   count: int,
   times: Sequence[float],
 ) -> Run:
-  """Appends `count` events and records, moved to the host."""
+  """Appends `count` events and observations, moved to the host."""
   trace = trace_lib.from_events(
     events,
     time_s=np.asarray(times, np.float64),
@@ -362,11 +362,11 @@ def _add(
     rows_per_head=_rows_per_head(driver),
   )
   run = dataclasses.replace(run, traces=(*run.traces, trace))
-  if records is None:
+  if observations is None:
     return run
-  records = jax.device_get(records)
+  observations = jax.device_get(observations)
   rows = [
-    jax.tree.map(lambda leaf, row=row: leaf[row], records)
+    jax.tree.map(lambda leaf, row=row: leaf[row], observations)
     for row in range(count)
   ]
-  return dataclasses.replace(run, records=(*run.records, *rows))
+  return dataclasses.replace(run, observations=(*run.observations, *rows))

@@ -43,9 +43,10 @@ class ChunkContext(NamedTuple):
 
 
 class LayerOutput(NamedTuple):
-  """Dynamic. What a layer leaves for `write`, the record and the trace.
+  """Dynamic. What a layer leaves for `write`, observers and the trace.
 
-  `query_next` is None but when recording; see `stream.Record`.
+  Outputs of a layer that ran hold `past`, the slots read, and those that an
+  observer sees `query_next`; see `observing.Record`.
   """
 
   query: Float  # [B, N, T, H], rotated
@@ -56,6 +57,7 @@ class LayerOutput(NamedTuple):
   counts: policy_lib.Counts  # [B, K]
   finite: Bool  # [B]
   query_next: Float | None = None  # [B, N, T, H], rotated
+  past: Bitmap | None = None  # [B, A, S / 32]
 
 
 def chunk_context(
@@ -217,7 +219,8 @@ def layer_step(
     retrieves and config.lookahead and ahead < config.decoder.num_layers
   )
   next_raw, query_next = query_raw, query
-  if config.record or (speculates and config.lookahead_query == "next"):
+  observed = config.observe is not None
+  if observed or (speculates and config.lookahead_query == "next"):
     following = params[f"layers_{min(ahead, config.decoder.num_layers - 1)}"]
     next_raw = module.apply(
       {"params": following}, hidden, method="project_query"
@@ -282,7 +285,8 @@ def layer_step(
     value,
     counts=counts.plus(attended.counts),
     finite=jnp.all(jnp.isfinite(out) | ~live, axis=(1, 2)),
-    query_next=query_next if config.record else None,
+    query_next=query_next if observed else None,
+    past=attended.past,
   )
   state = state.replace(cache=cache, policy=policy_state, prefetched=prefetched)
   return out, state, upcoming, output

@@ -11,6 +11,7 @@ next layer sees.
 """
 
 import dataclasses
+import functools
 import time
 from typing import Any, NamedTuple
 
@@ -292,9 +293,7 @@ def _step(
         config.decoder.num_kv_heads,
       )
     )
-    whole = slots[0]
-    for part in slots[1:]:
-      whole = whole | part
+    whole = functools.reduce(jnp.bitwise_or, slots)
     nothing = jnp.zeros((config.decoder.num_heads,))
     kept = (nothing, nothing)
     if measure:

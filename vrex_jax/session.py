@@ -15,6 +15,7 @@ import numpy as np
 
 from vrex_jax import driver as driver_lib
 from vrex_jax import interrupt
+from vrex_jax import observing
 from vrex_jax import policy as policy_lib
 from vrex_jax import programs
 from vrex_jax import questions as questions_lib
@@ -64,7 +65,7 @@ class Result(NamedTuple):
   row: dict[str, Any]
   frames: list[dict[str, Any]]
   trace: trace_lib.StreamTrace
-  records: tuple[stream.Record, ...]
+  records: tuple[observing.Record, ...]
   capacity: int
   interrupted: bool
 
@@ -271,7 +272,7 @@ def _run(
     ),
     frames=session_report.frame_rows(driver, run, trace),
     trace=trace,
-    records=run.records,
+    records=run.observations,
     capacity=plan.config.capacity,
     interrupted=interrupted,
   )

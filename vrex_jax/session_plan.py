@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vrex_jax import model_source
+from vrex_jax import observing
 from vrex_jax import policy as policy_lib
 from vrex_jax import questions as questions_lib
 from vrex_jax import stream_state
@@ -245,7 +246,7 @@ def _stream_config(
     cache_dtype=model_source.storage_dtype(options.dtype),
     lookahead=options.lookahead,
     lookahead_query=options.lookahead_query,
-    record=options.record,
+    observe=observing.record_chunk if options.record else None,
     grid=(grid, grid),
   )
   slot_bytes = cache_lib.kv_bytes_per_slot(

@@ -7,16 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax import driver as driver_lib
+from vrex_jax import observing
 from vrex_jax import programs
 from vrex_jax import questions as questions_lib
 from vrex_jax import record
-from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import trace as trace_lib
 from vrex_jax.models import checkpoint as checkpoint_lib
 from vrex_jax.models import rotary
 
-__all__ = ["frame_rows", "record_arrays", "streaming_row"]
+__all__ = [
+  "frame_rows",
+  "kv_bytes",
+  "ms_per_frame",
+  "record_arrays",
+  "streaming_row",
+]
 
 
 def _held_tokens(state: stream_state.StreamState) -> np.ndarray:
@@ -30,6 +36,36 @@ def _held_tokens(state: stream_state.StreamState) -> np.ndarray:
   return np.broadcast_to(held, (layers, batch, heads))
 
 
+def kv_bytes(
+  config: stream_state.StreamConfig, state: stream_state.StreamState
+) -> int:
+  """Bytes of the keys and values that all streams hold."""
+  return _bytes_of(config, _held_tokens(state))
+
+
+def _bytes_of(config: stream_state.StreamConfig, held: np.ndarray) -> int:
+  itemsize = jnp.dtype(config.cache_dtype).itemsize
+  return int(held.sum()) * 2 * config.decoder.head_dim * itemsize
+
+
+def ms_per_frame(blocks: Sequence[driver_lib.Block]) -> dict[str, float | None]:
+  """Wall time of a frame in milliseconds: p50, p95 and that of the first block.
+
+  The first block is left out of p50 and p95 where there are others.
+  """
+  times = [
+    1e3 * block.wall_s / block.frames
+    for block in blocks
+    for _ in range(block.frames)
+  ]
+  steady = times[blocks[0].frames :] if len(blocks) > 1 else times
+  return {
+    "p50": float(np.percentile(steady, 50)) if steady else None,
+    "p95": float(np.percentile(steady, 95)) if steady else None,
+    "first": times[0] if times else None,
+  }
+
+
 def streaming_row(
   model: checkpoint_lib.Checkpoint,
   driver: programs.Driver,
@@ -41,21 +77,10 @@ def streaming_row(
 ) -> dict[str, Any]:
   """The streaming row of metrics.json."""
   config = driver.config
-  per_frame = [
-    1e3 * block.wall_s / block.frames
-    for block in run.blocks
-    for _ in range(block.frames)
-  ]
   total_s = sum(block.wall_s for block in run.blocks)
   held = _held_tokens(run.state)
-  head_bytes = (
-    2 * config.decoder.head_dim * jnp.dtype(config.cache_dtype).itemsize
-  )
   frame_tokens = trace.counts["chunk_tokens"][trace.stage == 1][:, 0, :, 0]
   mean_ms = lambda values: 1e3 * float(np.mean(values)) if values else None
-  steady = (
-    per_frame[run.blocks[0].frames :] if len(run.blocks) > 1 else per_frame
-  )
   values = {
     "policy": driver.policy.name,
     "frames": run.frames,
@@ -63,11 +88,7 @@ def streaming_row(
     "retrieval_ratio": trace_lib.retrieval_ratio(trace),
     "retrieval_ratio_by_layer": trace_lib.retrieval_ratio_by_layer(trace),
     "attended_share": trace_lib.retrieval_ratio(trace, all_layers=True),
-    "ms_per_frame": {
-      "p50": float(np.percentile(steady, 50)) if steady else None,
-      "p95": float(np.percentile(steady, 95)) if steady else None,
-      "first": per_frame[0] if per_frame else None,
-    },
+    "ms_per_frame": ms_per_frame(run.blocks),
     "vision_ms": None if vision_s is None else 1e3 * vision_s,
     "decode_ms": mean_ms(list(decode_s)),
     "compile_s": driver.compile_s,
@@ -76,7 +97,7 @@ def streaming_row(
       [reply.tpot_s for _, reply in replies if np.isfinite(reply.tpot_s)]
     ),
     "tokens_per_s": float(frame_tokens.sum()) / total_s if total_s else None,
-    "kv_bytes": int(held.sum()) * head_bytes,
+    "kv_bytes": _bytes_of(config, held),
     "peak_rss_bytes": record.peak_rss_bytes(),
     "overflow": trace_lib.check(trace),
     "answers": [
@@ -124,7 +145,7 @@ def frame_rows(
 
 
 def record_arrays(
-  model: checkpoint_lib.Checkpoint, records: Sequence[stream.Record]
+  model: checkpoint_lib.Checkpoint, records: Sequence[observing.Record]
 ) -> dict[str, np.ndarray]:
   """Recorded chunks as the arrays of record.npz.
 
@@ -138,9 +159,9 @@ def record_arrays(
 
   Returns:
     query and query_next f[L, B, N, ΣT, H] and key f[L, B, K, ΣT, H], rotated
-    (see `stream.Record`); value f[L, B, K, ΣT, H]; position, frame, kind, valid
-    [B, ΣT]; event i32[ΣT], the chunk a token came in; frequencies f32[H / 2],
-    radians per position.
+    (see `observing.Record`); value f[L, B, K, ΣT, H]; position, frame, kind,
+    valid [B, ΣT]; event i32[ΣT], the chunk a token came in; frequencies
+    f32[H / 2], radians per position.
   """
   decoder = model.config.decoder
   columns = [np.asarray(one.valid).any(axis=0) for one in records]

@@ -13,7 +13,6 @@ Answers are decoded in `answering.py`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import chex
 import jax
@@ -21,16 +20,16 @@ import jax.numpy as jnp
 
 from vrex_jax import attend as attend_lib
 from vrex_jax import layer_step as layer_lib
+from vrex_jax import observing
 from vrex_jax import policy as policy_lib
 from vrex_jax import stream_state
 from vrex_jax import trace as trace_lib
 from vrex_jax.models import cache as cache_lib
 from vrex_jax.models import decoder as decoder_lib
-from vrex_jax.typing import Array, Bool, Float, Int, Parameters, Tokens
+from vrex_jax.typing import Array, Bool, Float, Int, Parameters, PyTree, Tokens
 
 __all__ = [
   "EmbedFrame",
-  "Record",
   "prefill_chunk",
   "prefill_frame",
   "prefill_frames",
@@ -40,23 +39,6 @@ __all__ = [
 
 EmbedFrame = Callable[[Parameters, Array, Bool], tuple[Float, Bool]]
 """(params, frame [B, ...], first b[B]) -> hidden f[B, T, D], valid b[B, T]."""
-
-
-class Record(NamedTuple):
-  """Dynamic. Queries, keys and values of one chunk, for replays.
-
-  `query_next` of layer l is what layer l + 1's projection makes of layer l's
-  input: the query of `--lookahead_query next` (the last layer's is its own).
-  """
-
-  query: Float  # [L, B, N, T, H], rotated
-  query_next: Float  # [L, B, N, T, H], rotated
-  key: Float  # [L, B, K, T, H], rotated
-  value: Float  # [L, B, K, T, H]
-  position: Int  # [B, T]
-  frame: Int  # [B, T]
-  kind: Int  # i8 [B, T]
-  valid: Bool  # [B, T]
 
 
 def write_chunk(
@@ -162,7 +144,7 @@ def prefill_chunk(
   stage: str,
   first: Bool | bool,
   last: Bool | bool,
-) -> tuple[stream_state.StreamState, Float, trace_lib.Event, Record | None]:
+) -> tuple[stream_state.StreamState, Float, trace_lib.Event, PyTree]:
   """Prefills one chunk of embedded tokens through all layers.
 
   Args:
@@ -178,8 +160,8 @@ def prefill_chunk(
 
   Returns:
     The state after it, the last layer's output f[B, T, D], the event, and the
-    record (None unless config.record). When the chunk does not fit, nothing is
-    stored and the event carries `Overflow.CACHE_FULL`.
+    observation (None without config.observe). When the chunk does not fit,
+    nothing is stored and the event carries `Overflow.CACHE_FULL`.
   """
   decoder = config.decoder
   chex.assert_shape(hidden, (config.batch, None, decoder.hidden_size))
@@ -240,25 +222,21 @@ def prefill_chunk(
     counts=counts,
     overflow=overflow,
   )
-  record = None
-  if config.record:
-    record = Record(
-      query=jnp.stack([output.query for output in outputs]),
-      query_next=jnp.stack(
-        [
-          output.query_next
-          for output in outputs
-          if output.query_next is not None
-        ]
+  observation = None
+  if config.observe is not None:
+    observation = config.observe(
+      params,
+      observing.Observed(
+        hidden=hidden,
+        layers=tuple(outputs),
+        position=context.position,
+        frame=frame,
+        kind=kind,
+        valid=stored,
+        slots=state.cache.slots,
       ),
-      key=jnp.stack([output.key for output in outputs]),
-      value=jnp.stack([output.value for output in outputs]),
-      position=context.position,
-      frame=frame,
-      kind=kind,
-      valid=stored,
     )
-  return state, hidden, event, record
+  return state, hidden, event, observation
 
 
 def prefill_frame(
@@ -268,7 +246,7 @@ def prefill_frame(
   params: Parameters,
   state: stream_state.StreamState,
   frame: Array,
-) -> tuple[stream_state.StreamState, trace_lib.Event, Record | None]:
+) -> tuple[stream_state.StreamState, trace_lib.Event, PyTree]:
   """Embeds and prefills one frame of every stream.
 
   Args:
@@ -280,10 +258,10 @@ def prefill_frame(
     frame: [B, ...], whatever `embed_frame` takes.
 
   Returns:
-    The state after it, the event, the record or None.
+    The state after it, the event, the observation or None.
   """
   hidden, valid = embed_frame(params, frame, state.frame == 0)
-  state, _, event, record = prefill_chunk(
+  state, _, event, observation = prefill_chunk(
     config,
     policy,
     params["decoder"],
@@ -294,7 +272,7 @@ def prefill_frame(
     first=jnp.all(state.frame == 0),
     last=False,
   )
-  return state, event, record
+  return state, event, observation
 
 
 def prefill_frames(
@@ -305,7 +283,7 @@ def prefill_frames(
   state: stream_state.StreamState,
   frames: Array,
   live: Bool,
-) -> tuple[stream_state.StreamState, trace_lib.Event, Record | None]:
+) -> tuple[stream_state.StreamState, trace_lib.Event, PyTree]:
   """One scan over a block of frames.
 
   Args:
@@ -318,8 +296,8 @@ def prefill_frames(
     live: b[F]; frames past the end of a short block are skipped, not computed.
 
   Returns:
-    The state after the block; events and records with leading axis F (zeros
-    where not live).
+    The state after the block; events and observations with leading axis F
+    (zeros where not live).
   """
   chex.assert_equal_shape_prefix([frames, live], 1)
   step = lambda state_, frame: prefill_frame(
@@ -339,16 +317,16 @@ def prefill_frames(
     frame, is_live = inputs
 
     def run(carry):
-      after, event, record = step(carry[1], frame)
-      return jnp.asarray(False), after, (event, record)
+      after, event, observation = step(carry[1], frame)
+      return jnp.asarray(False), after, (event, observation)
 
     _, state_, outputs = jax.lax.while_loop(
       lambda carry: carry[0], run, (is_live, state_, blank)
     )
     return state_, outputs
 
-  state, (events, records) = jax.lax.scan(body, state, (frames, live))
-  return state, events, records
+  state, (events, observations) = jax.lax.scan(body, state, (frames, live))
+  return state, events, observations
 
 
 def prefill_tokens(
@@ -362,7 +340,7 @@ def prefill_tokens(
   stage: str,
   first: Bool | bool,
   last: Bool | bool,
-) -> tuple[stream_state.StreamState, Float, trace_lib.Event, Record | None]:
+) -> tuple[stream_state.StreamState, Float, trace_lib.Event, PyTree]:
   """Prefills one chunk of text; also returns logits after its last token.
 
   Args:
@@ -378,12 +356,12 @@ def prefill_tokens(
 
   Returns:
     The state after it, logits f32[B, vocabulary] of the token that follows the
-    last valid one, the event, the record or None.
+    last valid one, the event, the observation or None.
   """
   module = decoder_lib.Decoder(config.decoder, config.dtype)
   variables = {"params": params["decoder"]}
   hidden = module.apply(variables, tokens, method="embed")
-  state, hidden, event, record = prefill_chunk(
+  state, hidden, event, observation = prefill_chunk(
     config,
     policy,
     params["decoder"],
@@ -404,4 +382,4 @@ def prefill_tokens(
   event = event._replace(
     overflow=event.overflow | jnp.where(broken, bit, jnp.uint32(0))[None]
   )
-  return state, logits, event, record
+  return state, logits, event, observation

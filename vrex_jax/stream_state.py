@@ -5,6 +5,7 @@ cache is updated in place.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -52,7 +53,8 @@ class StreamConfig:
       then attends to everything.
     lookahead_query: "own" (layer l's query) or "next" (layer l + 1's query
       projection on layer l's input).
-    record: return queries, keys and values of every chunk.
+    observe: an `observing.Observer`, called for every chunk; what it returns
+      comes out beside the events.
     grid: token grid (height, width) of a frame, for policies that use it.
   """
 
@@ -65,7 +67,7 @@ class StreamConfig:
   cache_dtype: Any = jnp.float32
   lookahead: int = 0
   lookahead_query: str = "own"
-  record: bool = False
+  observe: Callable[..., Any] | None = None
   grid: tuple[int, int] | None = None
 
   def __post_init__(self):

@@ -13,6 +13,7 @@ import pytest
 from tests import reference as reference_lib
 from tests import stepping
 from tests.baselines import toys
+from vrex_jax import observing
 from vrex_jax import stream_state
 from vrex_jax import testing
 
@@ -32,7 +33,7 @@ class Bench:
       capacity=capacity,
       lookahead=lookahead,
       lookahead_query="next" if lookahead else "own",
-      record=True,
+      observe=observing.record_chunk,
     )
     self.policy = policy
     self.params = testing.decoder_parameters(self.config.decoder)

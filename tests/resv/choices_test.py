@@ -4,6 +4,7 @@ With threshold 0 every token is its own cluster, so a set of clusters is a set
 of tokens. There are no sinks unless a test has some.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from tests.resv.direct import SLOTS
 from tests.resv.direct import WIDTH
 from tests.resv.direct import Direct
 from tests.resv.direct import axis
+from tests.resv.direct import programs
 from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
@@ -401,3 +403,28 @@ def test_thresholds_may_be_numpy_and_one_for_each_head():
 def test_what_cannot_be_used_is_refused_with_value_rule_and_fix(given, told):
   with pytest.raises(InputError, match=told):
     resv_lib.resv(**given)
+
+
+@pytest.mark.parametrize(
+  "choices",
+  [
+    "table=layer, rows=pooled, key_centering=mean",
+    "code=following, min_join_cosine=0.5, rows=vote, form=buckets",
+  ],
+)
+def test_the_same_where_python_numbers_have_64_bits(choices):
+  def watch():
+    programs.cache_clear()
+    random = np.random.default_rng(0)
+    stream = Direct(choices, heads=2, group=2)
+    told = [stream.write(random.standard_normal((2, 30, 8))) for _ in range(2)]
+    slots, counts = stream.select(random.standard_normal((4, 3, 8)))
+    state = jax.tree.map(np.asarray, stream.state)
+    return slots, (told, counts, state.table, state.center_count)
+
+  slots, expected = watch()
+  with jax.enable_x64(True):
+    same, found = watch()
+  assert same == slots
+  chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+  chex.assert_trees_all_equal(found, expected)

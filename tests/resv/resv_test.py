@@ -18,6 +18,7 @@ from tests import stepping
 from tests.resv import oracle
 from vrex_jax import bitmap
 from vrex_jax import driver as driver_lib
+from vrex_jax import observing
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
 from vrex_jax import testing
@@ -128,7 +129,7 @@ def begin(group, layers, stages):
     decoder=decoder,
     batch=BATCH,
     capacity=120,
-    record=True,
+    observe=observing.record_chunk,
   )
   text = (
     f"resv(wicsum_ratio={RATIO}, hamming_threshold={THRESHOLD},"
@@ -149,7 +150,7 @@ def outcome(driver, run):
   return types.SimpleNamespace(
     config=driver.config,
     stages=set(driver.programs) & set(policy_lib.STAGES),
-    records=run.records,
+    records=run.observations,
     policy=jax.tree.map(np.array, run.state.policy),
     trace=driver_lib.finish_trace(driver, run),
   )

@@ -448,6 +448,27 @@ def test_rows_of_a_batch_under_vmap_are_those_rows_alone():
   assert np.asarray(together[1]).sum(axis=1).tolist()[1:] == [2, 0]
 
 
+@pytest.mark.parametrize(
+  ("treatment", "form"),
+  [
+    ("clamped", "exact"),
+    ("raw", "buckets"),
+    ("shift_min", "buckets"),
+    ("exp", "exact"),
+  ],
+)
+def test_the_same_where_python_numbers_have_64_bits(treatment, form):
+  random = np.random.default_rng(7)
+  scores = random.standard_normal((4, 300)).astype(np.float32)
+  counts = random.integers(0, 9, 300).astype(np.int32)
+  options = {"treatment": treatment, "form": form}
+  expected = run(jnp.asarray(scores), jnp.asarray(counts), 0.3, **options)
+  with jax.enable_x64(True):
+    found = run(jnp.asarray(scores), jnp.asarray(counts), 0.3, **options)
+  chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+  chex.assert_trees_all_equal(found, expected)
+
+
 def test_an_unknown_word_is_refused():
   scores, counts = jnp.ones((1, 3)), jnp.ones(3, jnp.int32)
   with pytest.raises(ValueError, match=r"treatment is 'relu'.*clamped, raw"):

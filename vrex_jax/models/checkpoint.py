@@ -32,8 +32,16 @@ from vrex_jax.models import tokenizer as tokenizer_lib
 from vrex_jax.models import video_llm
 from vrex_jax.typing import Parameters, PyTree
 
-__all__ = ["Checkpoint", "DecoderCheckpoint", "load", "load_decoder"]
+__all__ = [
+  "TEMPLATE_FILE",
+  "Checkpoint",
+  "DecoderCheckpoint",
+  "load",
+  "load_decoder",
+]
 
+TEMPLATE_FILE = "prompt_template.toml"
+"""Chat format of a directory's model, where it is not its family's."""
 _HEAD = "lm_head.weight"
 _EMBEDDING = "language_model.embed_tokens.weight"
 
@@ -75,7 +83,8 @@ def load(path: str | pathlib.Path, *, dtype: str = "float32") -> Checkpoint:
 
   Args:
     path: a directory with config.json, safetensors (whole or in shards),
-      tokenizer.json and a preprocessor file; or a TOML file (`models.parts`).
+      tokenizer.json, a preprocessor file and, where its chat format is not that
+      of its family, prompt_template.toml; or a TOML file (`models.parts`).
     dtype: "float32" or "bfloat16", dtype of every parameter.
 
   Returns:
@@ -101,7 +110,8 @@ def load(path: str | pathlib.Path, *, dtype: str = "float32") -> Checkpoint:
     )
   config = hf_config.model_config(path)
   tokenizer = tokenizer_lib.load_tokenizer(path)
-  template = prompt.TEMPLATES[config.template]
+  own = path / TEMPLATE_FILE
+  template = prompt.load_template(str(own) if own.exists() else config.template)
   entries = parameter_reader.canonical_entries(
     tensor_files.list_tensors(path), "onevision", path
   )

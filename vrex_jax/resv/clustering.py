@@ -149,7 +149,7 @@ def table_bytes(table: Table) -> Int:
   that is allocated and free does not count.
   """
   words, width = table.code.shape[2], table.key_sum.shape[3]
-  members = jnp.sum(table.count, axis=-1)
+  members = jnp.sum(table.count, axis=-1, dtype=jnp.int32)
   return table.num * 4 * (words + 1 + width) + 4 * members
 
 
@@ -215,19 +215,15 @@ def _nearest_in_table(
 ) -> Int:
   """The best (distance, index) in the table: i32[L, R, T]."""
   layers, num_tables, length, _ = tokens.code.shape
-  words, width, block = table.code.shape[2], table.key_sum.shape[3], table.block
+  block = table.block
 
   def body(first, best):
-    code = jax.lax.dynamic_slice(
-      table.code, (0, 0, 0, first), (layers, num_tables, words, block)
-    )
+    code = jax.lax.dynamic_slice_in_dim(table.code, first, block, axis=3)
     distance = hashing.hamming_distance(tokens.code, code)
     index = (first + jnp.arange(block, dtype=jnp.int32)).reshape(1, 1, 1, -1)
     near = (distance < threshold) & (index < table.num[..., None, None])
     if min_cosine is not None:
-      mean = jax.lax.dynamic_slice(
-        table.key_sum, (0, 0, first, 0), (layers, num_tables, block, width)
-      )
+      mean = jax.lax.dynamic_slice_in_dim(table.key_sum, first, block, axis=2)
       near = near & _cosine_above(tokens.key, mean, min_cosine)
     return jnp.minimum(best, jnp.min(_pack(distance, index, near), axis=-1))
 
@@ -297,8 +293,8 @@ def _insert(
     code = code.at[at.reshape(-1)].set(
       tokens.code[..., word].reshape(-1), mode="drop"
     )
-  member = jax.lax.dynamic_update_slice(
-    table.member, cluster, (0, 0, tokens.start)
+  member = jax.lax.dynamic_update_slice_in_dim(
+    table.member, cluster, tokens.start, axis=2
   )
   opened = jnp.sum(assignment.opens, axis=-1, dtype=jnp.int32)
   after = table.replace(

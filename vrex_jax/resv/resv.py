@@ -13,6 +13,7 @@ chunk and first scored by the next one.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 from typing import Any, NamedTuple
@@ -195,7 +196,10 @@ def _init(
   capacity = chosen.table_capacity
   if capacity is None:
     capacity = max(LEAST_CLUSTERS, -(-spec.capacity // SLOTS_PER_CLUSTER))
-  centers = chosen.key_centering == "mean"
+  center_sum = center_count = None
+  if chosen.key_centering == "mean":
+    center_sum = jnp.zeros((layers, num_tables, width), jnp.float32)
+    center_count = jnp.int32(0)
   ratio = jnp.asarray(knobs["wicsum_ratio"], jnp.float32)
   return State(
     table=clustering.create(
@@ -210,8 +214,8 @@ def _init(
       ratio, (len(policy_lib.STAGES), layers, heads)
     ),
     hamming_threshold=jnp.asarray(knobs["hamming_threshold"], jnp.int32),
-    center_sum=jnp.zeros((layers, num_tables, width)) if centers else None,
-    center_count=jnp.int32(0) if centers else None,
+    center_sum=center_sum,
+    center_count=center_count,
   )
 
 
@@ -286,14 +290,11 @@ def _write(
 
 
 class _HeadRows(NamedTuple):
-  """What the rows of every head asked for, filled head by head."""
+  """What the rows of every head asked for."""
 
-  scores: Float  # f32 [M, C], of the head at hand
   kept: Bool  # [K, C]
-  buckets: Int  # [K]
-  buckets_max: Int  # [K]
-  visited: Int  # [K]
-  visited_max: Int  # [K]
+  buckets: Int  # [K, M]
+  visited: Int  # [K, M]
 
 
 def _select(
@@ -306,7 +307,8 @@ def _select(
 ) -> tuple[policy_lib.Selection, State, policy_lib.Counts]:
   heads = view.num_kv_heads
   query, valid = _rows(chosen, queries, heads)
-  rows = _choose(chosen, state, layer, query, valid, stage)
+  # A traced layer: all layers share what JAX makes of one.
+  rows = _choose(chosen, state, jnp.int32(layer), query, valid, stage)
   slots = _slots(state.table, layer, rows.kept)
   slots = slots | _sinks(chosen, view, layer)
   tables = state.table.num.shape[1]
@@ -314,10 +316,10 @@ def _select(
   counts = policy_lib.zero_counts((heads,))._replace(
     groups_live=jnp.where(jnp.arange(heads) < tables, num, 0),
     groups_scored=num * jnp.sum(valid, dtype=jnp.int32),
-    buckets_visited=rows.buckets,
-    buckets_visited_max=rows.buckets_max,
-    scores_visited=rows.visited,
-    scores_visited_max=rows.visited_max,
+    buckets_visited=jnp.sum(rows.buckets, axis=1, dtype=jnp.int32),
+    buckets_visited_max=jnp.max(rows.buckets, axis=1),
+    scores_visited=jnp.sum(rows.visited, axis=1, dtype=jnp.int32),
+    scores_visited_max=jnp.max(rows.visited, axis=1),
   )
   part = policy_lib.Part(slots=slots)
   return policy_lib.Selection(parts=(part,)), state, counts
@@ -340,10 +342,11 @@ def _rows(
   return pooled, jnp.any(valid)[None]
 
 
+@functools.partial(jax.jit, static_argnames=("chosen", "stage"))
 def _choose(
   chosen: choices_lib.Choices,
   state: State,
-  layer: int,
+  layer: Int,
   query: Float,
   valid: Bool,
   stage: str,
@@ -360,10 +363,10 @@ def _choose(
   scale = width**-0.5 if chosen.scores == "exp" else 1.0
   votes = chosen.votes if chosen.rows == "vote" else 1
 
-  def body(head, rows):
+  def body(scores, head):
     own = head if table.num.shape[1] > 1 else 0
     filled = table.num[layer, own]
-    scores = _scores(table, layer, head, query[head] * scale, rows.scores)
+    scores = _scores(table, layer, head, query[head] * scale, scores)
     treated = scores
     if chosen.scores in ("shift_min", "exp"):
       # Behind this head's clusters lie an earlier head's scores.
@@ -380,29 +383,14 @@ def _choose(
       buckets=chosen.buckets,
     )
     kept = wicsum.kept_clusters(treated, asked, valid, filled, votes)
-    return _HeadRows(
-      scores,
-      rows.kept.at[head].set(kept),
-      rows.buckets.at[head].set(jnp.sum(asked.buckets)),
-      rows.buckets_max.at[head].set(jnp.max(asked.buckets)),
-      rows.visited.at[head].set(jnp.sum(asked.visited)),
-      rows.visited_max.at[head].set(jnp.max(asked.visited)),
-    )
+    return scores, _HeadRows(kept, asked.buckets, asked.visited)
 
-  none = jnp.zeros((heads,), jnp.int32)
-  start = _HeadRows(
-    order.after(query, jnp.full((rank, size), -jnp.inf)),
-    jnp.zeros((heads, size), bool),
-    none,
-    none,
-    none,
-    none,
-  )
-  return jax.lax.fori_loop(0, heads, body, start)
+  empty = order.after(query, jnp.full((rank, size), -jnp.inf, jnp.float32))
+  return jax.lax.scan(body, empty, jnp.arange(heads, dtype=jnp.int32))[1]
 
 
 def _scores(
-  table: clustering.Table, layer: int, head: Int, query: Float, out: Float
+  table: clustering.Table, layer: Int, head: Int, query: Float, out: Float
 ) -> Float:
   """Rows times mean keys, f32[M, C], -inf past the clusters in use.
 
@@ -420,16 +408,16 @@ def _scores(
   filled = table.num[layer, own]
 
   def body(first, out):
-    at = (layer, own, first)
+    at = tuple(map(jnp.int32, (layer, own, first, column)))
     total = jax.lax.dynamic_slice(
-      table.key_sum, (*at, column), (1, 1, table.block, width)
+      table.key_sum, at, (1, 1, table.block, width)
     )[0, 0]
-    count = jax.lax.dynamic_slice(table.count, at, (1, 1, table.block))[0, 0]
+    count = jax.lax.dynamic_slice(table.count, at[:3], (1, 1, table.block))
     dot = jnp.einsum("mh,ch->mc", query, total)
-    score = dot / jnp.maximum(count, 1).astype(jnp.float32)[None]
+    score = dot / jnp.maximum(count[0], 1).astype(jnp.float32)
     live = first + jnp.arange(table.block) < filled
     score = jnp.where(live[None], score, -jnp.inf)
-    return jax.lax.dynamic_update_slice(out, score, (0, first))
+    return jax.lax.dynamic_update_slice_in_dim(out, score, first, axis=1)
 
   return blocks.fold(filled, table.block, body, out)
 

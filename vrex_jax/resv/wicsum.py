@@ -60,8 +60,8 @@ TREATMENTS = ("clamped", "raw", "shift_min", "exp")
 * exp: exp(score / √H - its maximum), the softmax without its denominator.
 """
 
-_PLAIN_STEPS = 12
-_LINEAR_STEPS = 24
+_PLAIN_STEPS = 15
+_LINEAR_STEPS = 40
 
 
 class Rows(NamedTuple):
@@ -157,69 +157,70 @@ def treat(scores: Float, treatment: str) -> Float:
 class _Sums(NamedTuple):
   """Facts of every row, in one reading of its scores."""
 
-  positive: Float  # f32 [M], Σ max(score, 0) · count
-  signed: Float  # f32 [M], Σ score · count
+  total: Float  # f32 [M], Sum_i
   top: Float  # f32 [M]
   low: Float  # f32 [M]
-  number: Int  # [M], scores that are there
 
 
-def _block_of(scores: Float, weights: Float, first: Int, size: int):
-  score = jax.lax.dynamic_slice(scores, (0, first), (scores.shape[0], size))
-  weight = jax.lax.dynamic_slice(weights, (first,), (size,))
-  return score, weight[None]
+def _block_of(scores: Float, first: Int) -> Float:
+  """f32[M, block]."""
+  block = blocks.padded(scores.shape[1])[1]
+  return jax.lax.dynamic_slice_in_dim(scores, first, block, axis=1)
+
+
+def _weigh(values: Float, weights: Float, first: Int) -> Float:
+  """Σ values · weights of one block: f32[M, block] -> f32[M].
+
+  As a product of a matrix and a vector it is fast to run and to compile. No
+  term is negative where sums are compared, so they fall as terms are left out.
+  """
+  weight = jax.lax.dynamic_slice_in_dim(weights, first, values.shape[-1])
+  return jnp.matmul(values, weight, precision=jax.lax.Precision.HIGHEST)
+
+
+def _fold(scores: Float, filled: Int, body, start):
+  return blocks.fold(filled, blocks.padded(scores.shape[1])[1], body, start)
 
 
 def _sums(scores: Float, weights: Float, filled: Int, signed: bool) -> _Sums:
-  _, block = blocks.padded(scores.shape[1])
-
   def body(first, sums):
-    score, weight = _block_of(scores, weights, first, block)
+    score = _block_of(scores, first)
     live = score > -jnp.inf
-    total = sums.signed
-    if signed:
-      plain = jnp.where(live, score, 0.0)
-      total = total + blocks.lane_sum(plain * weight)
+    counted = jnp.where(live if signed else score >= 0, score, 0.0)
     return _Sums(
-      sums.positive + blocks.lane_sum(jnp.maximum(score, 0.0) * weight),
-      total,
+      sums.total + _weigh(counted, weights, first),
       jnp.maximum(sums.top, jnp.max(score, axis=-1)),
       jnp.minimum(sums.low, jnp.min(jnp.where(live, score, jnp.inf), axis=-1)),
-      sums.number + blocks.lane_sum(live.astype(jnp.int32)),
     )
 
   zero = jnp.zeros(scores.shape[:1], jnp.float32)
-  none = jnp.zeros(zero.shape, jnp.int32)
-  start = _Sums(zero, zero, zero - jnp.inf, zero + jnp.inf, none)
-  sums = blocks.fold(filled, block, body, start)
-  return sums if signed else sums._replace(signed=sums.positive)
+  return _fold(
+    scores, filled, body, _Sums(zero, zero - jnp.inf, zero + jnp.inf)
+  )
 
 
 def _above(scores: Float, weights: Float, filled: Int, least: Float) -> Float:
-  """Acc(≥ least): f32[M], Σ of max(score, 0) · count where score ≥ least."""
-  _, block = blocks.padded(scores.shape[1])
+  """Acc(≥ least), least ≥ 0: f32[M], Σ of score · count where score ≥ least."""
 
   def body(first, total):
-    score, weight = _block_of(scores, weights, first, block)
-    value = jnp.maximum(score, 0.0) * weight
-    taken = jnp.where(score >= least[:, None], value, 0.0)
-    return total + blocks.lane_sum(taken)
+    score = _block_of(scores, first)
+    taken = jnp.where(score >= least[:, None], score, 0.0)
+    return total + _weigh(taken, weights, first)
 
-  zero = jnp.zeros(least.shape, jnp.float32)
-  return blocks.fold(filled, block, body, zero)
+  return _fold(scores, filled, body, jnp.zeros_like(least))
 
 
 def _how_many(scores: Float, filled: Int, least: Float) -> Int:
   """Scores at or above `least`: i32[M]."""
-  _, block = blocks.padded(scores.shape[1])
+  one = jnp.ones(scores.shape[1:], jnp.float32)
 
   def body(first, total):
-    score = jax.lax.dynamic_slice(scores, (0, first), (scores.shape[0], block))
+    score = _block_of(scores, first)
     taken = (score >= least[:, None]) & (score > -jnp.inf)
-    return total + blocks.lane_sum(taken.astype(jnp.int32))
+    return total + _weigh(taken.astype(jnp.float32), one, first)
 
-  zero = jnp.zeros(least.shape, jnp.int32)
-  return blocks.fold(filled, block, body, zero)
+  total = _fold(scores, filled, body, jnp.zeros_like(least))
+  return total.astype(jnp.int32)
 
 
 def _image(value: Float) -> Array:
@@ -231,11 +232,23 @@ def _value(image: Array) -> Float:
   return jax.lax.bitcast_convert_type(image, jnp.float32)
 
 
+def _next_up(value: Float) -> Float:
+  """The next larger float32 of one ≥ 0."""
+  return _value(_image(value) + 1)
+
+
 def _bucket_edge(sums: _Sums, index: Int, buckets: int) -> Float:
   """Lower edge of a bucket, 0 being the top one: f32[M]."""
   step = (sums.top - sums.low) / buckets
   edge = sums.top - (index + 1).astype(jnp.float32) * step
   return jnp.where(index >= buckets - 1, sums.low, jnp.maximum(edge, sums.low))
+
+
+def _bucket_of(sums: _Sums, value: Float, buckets: int) -> Int:
+  """The bucket a value ≥ low lies in: i32[M]."""
+  index = jnp.arange(buckets - 1, dtype=jnp.int32)[:, None]
+  edges = _bucket_edge(_Sums(*(fact[None] for fact in sums)), index, buckets)
+  return jnp.sum(value[None] < edges, axis=0, dtype=jnp.int32)
 
 
 def row_thresholds(
@@ -272,117 +285,96 @@ def row_thresholds(
   if form not in ("exact", "buckets"):
     raise ValueError(f"form is {form!r}; it must be exact or buckets")
   sums = _sums(scores, weights, filled, signed)
-  limit = jnp.maximum(ratio * sums.signed, 0.0)
-  above = lambda least: _above(scores, weights, filled, least)
-
-  # The first bucket from the top at which the sum has passed.
-  def halve(_, span):
-    inside, outside = span  # buckets: passed at `outside`, not yet at `inside`
-    middle = (inside + outside) // 2
-    passed = above(_bucket_edge(sums, middle, buckets)) > limit
-    narrow = outside - inside > 1
-    return (
-      jnp.where(narrow & ~passed, middle, inside),
-      jnp.where(narrow & passed, middle, outside),
-    )
-
-  nothing = jnp.full(limit.shape, -1, jnp.int32)
-  steps = max(1, (buckets).bit_length())
-  _, bucket = jax.lax.fori_loop(0, steps, halve, (nothing, nothing + buckets))
-  bucket = jnp.minimum(bucket, buckets - 1)
+  limit = jnp.maximum(ratio * sums.total, 0.0)
+  everything, best_only = ratio >= 1, sums.top <= 0
+  open_ = valid & ~everything
+  threshold = _search(
+    scores, weights, filled, limit, sums, open_, form, buckets
+  )
+  bucket = _bucket_of(sums, threshold, buckets)
+  bucket = jnp.where(everything | best_only, buckets - 1, bucket)
   edge = _bucket_edge(sums, bucket, buckets)
-  visited = _how_many(scores, filled, edge)
-
-  threshold = edge
-  if form == "exact":
-    over = _bucket_edge(sums, bucket - 1, buckets)
-    over = jnp.where(bucket == 0, jnp.inf, over)
-    threshold = _bisect(scores, filled, above, limit, edge, over, sums, valid)
-  best_only = sums.top <= 0
+  threshold = edge if form == "buckets" else threshold
   threshold = jnp.where(best_only, sums.top, threshold)
-  threshold = jnp.where(ratio >= 1, -jnp.inf, threshold)
-  visited = jnp.where(ratio >= 1, sums.number, visited)
-  count = jnp.where(ratio >= 1, buckets, bucket + 1)
+  threshold = jnp.where(everything, -jnp.inf, threshold)
   there = valid & (sums.top > -jnp.inf)
   return Rows(
     threshold,
-    jnp.where(there, count, 0),
-    jnp.where(there, visited, 0),
+    jnp.where(there, bucket + 1, 0),
+    jnp.where(there, _how_many(scores, filled, edge), 0),
   )
 
 
-def _bisect(
+def _search(
   scores: Float,
+  weights: Float,
   filled: Int,
-  above,
   limit: Float,
-  edge: Float,
-  over: Float,
   sums: _Sums,
-  valid: Bool,
+  wanted: Bool,
+  form: str,
+  buckets: int,
 ) -> Float:
-  """τ inside a bucket: Acc(≥ low) > limit ≥ Acc(≥ high) all the way.
+  """τ, or any value in its bucket: Acc(≥ low) > limit ≥ Acc(> last) all along.
 
-  Scores lie evenly in a bucket, so values are halved at first. Then the span
-  is also drawn in to scores that exist, until one value is left in [low, high):
+  Buckets are halved until one is left. Values are halved too, at first; when
+  few scores are left the span is also drawn in to scores that exist, until
+  low = last:
 
-    low ├──·───·──·──┤ high    ─►    ·───·──·    ─►    · = τ
+    low ├──·───·──·──┤ last    ─►    ·───·──·    ─►    · = τ
   """
-  low = jnp.maximum(edge, 0.0)
-  high = _next_up(jnp.maximum(sums.top, 0.0))
-  high = jnp.maximum(jnp.minimum(over, high), low)
-
-  def halve(_, span):
-    low, high = span
-    at = low + (high - low) * 0.5
-    passed = above(at) > limit
-    return jnp.where(passed, at, low), jnp.where(passed, high, at)
-
-  low, high = jax.lax.fori_loop(0, _PLAIN_STEPS, halve, (low, high))
 
   def undecided(carry):
     _, low, last = carry
-    return blocks.any_lane(jnp.any((low < last) & valid))
+    if form == "buckets":
+      low, last = (-_bucket_of(sums, one, buckets) for one in (low, last))
+    return blocks.any_lane(jnp.any((low < last) & wanted))
 
-  def narrow(carry):
-    step, low, last = carry  # low ≤ τ ≤ last; scores, after the first turn
+  def middle(step, low, last):
+    if form == "buckets":
+      lower, upper = (_bucket_of(sums, one, buckets) for one in (low, last))
+      return _bucket_edge(sums, (lower + upper) // 2, buckets)
     halved = _image(low + (last - low) * 0.5)
     bits = _image(low) + (_image(last) - _image(low)) // 2
-    image = jnp.where(step < _LINEAR_STEPS, halved, bits)
-    at = jnp.minimum(_value(jnp.maximum(image, _image(low) + 1)), last)
-    passed = above(at) > limit
+    return _value(jnp.where(step < _LINEAR_STEPS, halved, bits))
+
+  def narrow(carry):
+    step, low, last = carry
+    at = jnp.minimum(jnp.maximum(middle(step, low, last), _next_up(low)), last)
+    passed = _above(scores, weights, filled, at) > limit
     low = jnp.where(passed, at, low)
     high = jnp.where(passed, _next_up(last), at)
-    return step + 1, *_drawn_in(scores, filled, low, high)
+    last = jnp.where(high > low, _value(_image(high) - 1), low)
+    if form == "exact":
+      plain = step < _PLAIN_STEPS
+      number = jnp.where(plain, 0, filled)
+      drawn = _drawn_in(scores, number, low, high)
+      low, last = (
+        jnp.where(plain, *pair) for pair in ((low, drawn[0]), (last, drawn[1]))
+      )
+    return step + 1, low, last
 
-  last = _value(_image(jnp.maximum(high, _next_up(low))) - 1)
-  _, low, _ = jax.lax.while_loop(undecided, narrow, (jnp.int32(0), low, last))
-  return low
-
-
-def _next_up(value: Float) -> Float:
-  """The next larger float32 of one ≥ 0."""
-  return _value(_image(value) + 1)
+  top = jnp.maximum(sums.top, 0.0)
+  start = (jnp.int32(0), jnp.zeros_like(top), top)
+  return jax.lax.while_loop(undecided, narrow, start)[1]
 
 
 def _drawn_in(
   scores: Float, filled: Int, low: Float, high: Float
 ) -> tuple[Float, Float]:
   """Least and largest score in [low, high): f32[M] twice; low where none is."""
-  _, block = blocks.padded(scores.shape[1])
 
   def body(first, carry):
-    least, last = carry
-    score = jax.lax.dynamic_slice(scores, (0, first), (scores.shape[0], block))
+    score = _block_of(scores, first)
     above = jnp.where(score >= low[:, None], score, jnp.inf)
     below = jnp.where(score < high[:, None], score, -jnp.inf)
     return (
-      jnp.minimum(least, jnp.min(above, axis=-1)),
-      jnp.maximum(last, jnp.max(below, axis=-1)),
+      jnp.minimum(carry[0], jnp.min(above, axis=-1)),
+      jnp.maximum(carry[1], jnp.max(below, axis=-1)),
     )
 
-  nothing = jnp.full(low.shape, jnp.inf)
-  least, last = blocks.fold(filled, block, body, (nothing, -nothing))
+  nothing = jnp.full_like(low, jnp.inf)
+  least, last = _fold(scores, filled, body, (nothing, -nothing))
   empty = (least >= high) | (last < low)
   return jnp.where(empty, low, least), jnp.where(empty, low, last)
 
@@ -401,15 +393,13 @@ def kept_clusters(
 
   Source: V-Rex, Sec. IV.C aggregates the rows by union.
   """
-  rank, size = scores.shape
-  _, block = blocks.padded(size)
   least = jnp.where(valid, rows.threshold, jnp.inf)
   needed = jnp.minimum(votes, jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 1))
 
   def body(first, kept):
-    score = jax.lax.dynamic_slice(scores, (0, first), (rank, block))
+    score = _block_of(scores, first)
     keep = (score >= least[:, None]) & (score > -jnp.inf)
     number = jnp.sum(keep, axis=0, dtype=jnp.int32)
-    return jax.lax.dynamic_update_slice(kept, number >= needed, (first,))
+    return jax.lax.dynamic_update_slice_in_dim(kept, number >= needed, first, 0)
 
-  return blocks.fold(filled, block, body, jnp.zeros((size,), bool))
+  return _fold(scores, filled, body, jnp.zeros(scores.shape[1:], bool))

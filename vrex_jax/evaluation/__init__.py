@@ -1,0 +1,1 @@
+"""How right a model is under a policy: streams with questions, scores."""

@@ -1,0 +1,259 @@
+"""Episodes streamed under a policy: what was said, and what was read for it.
+
+Streams run side by side in batches. Their frames go through the same driver as
+`stream_video.py`; at each time of asking every stream is asked its questions,
+one after the other, each undone before the next:
+
+  frames ─► frames ─► snapshot ─► question ─► answer ─► restore ─► … ─► frames
+
+What a chunk read of every frame comes from `observing.frames_read`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vrex_jax import driver as driver_lib
+from vrex_jax import observing
+from vrex_jax import policy as policy_lib
+from vrex_jax import programs
+from vrex_jax import session_report
+from vrex_jax import stream_state
+from vrex_jax import trace as trace_lib
+from vrex_jax.models import checkpoint as checkpoint_lib
+from vrex_jax.models import prompt
+from vrex_jax.models import video_llm
+from vrex_jax.tasks import rooms_episodes as episodes_lib
+
+__all__ = ["Outcome", "Said", "StreamOptions", "compile_batch", "run_batch"]
+
+_MAX_TOKENS = 2
+"""The word, and the token that ends the answer."""
+_EXAMPLE = "exists disc - ?"
+"""A question; all are as long."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+  """Static. How episodes are streamed; see the flags of the same names.
+
+  Attributes:
+    batch: streams side by side.
+    block_frames: frames of one scan.
+    lookahead: 0 or 1.
+    recent_tokens: always attended; None for one frame.
+  """
+
+  batch: int = 8
+  block_frames: int = 8
+  lookahead: int = 0
+  recent_tokens: int | None = None
+
+
+class Said(NamedTuple):
+  """Static. What was said where one word was asked for.
+
+  Attributes:
+    stream: index of the episode.
+    item: what was asked.
+    word: token id that was said.
+    recall: share of the evidence's tokens read, by layer and selection row;
+      None without evidence.
+    read: share of every frame's tokens read, mean over layers and rows.
+  """
+
+  stream: int
+  item: episodes_lib.Item
+  word: int
+  recall: np.ndarray | None  # f64 [L, A]
+  read: np.ndarray  # f32 [F]
+
+
+class Outcome(NamedTuple):
+  """Static. One batch.
+
+  Attributes:
+    said: questions and narration of all its streams.
+    trace: of all events.
+    kv_bytes: keys and values held by one stream at the end, mean.
+    blocks: measured times.
+  """
+
+  said: list[Said]
+  trace: trace_lib.StreamTrace
+  kv_bytes: float
+  blocks: tuple[driver_lib.Block, ...]
+
+
+def compile_batch(
+  model: checkpoint_lib.Checkpoint,
+  policy: policy_lib.KVPolicy,
+  options: StreamOptions,
+  shape: episodes_lib.EpisodeConfig,
+  report: Callable[[str], None] = lambda stage: None,
+) -> programs.Driver:
+  """Programs for batches of episodes of one shape.
+
+  Args:
+    model: weights and shapes.
+    policy: the policy.
+    options: how episodes are streamed.
+    shape: of the episodes.
+    report: called with each stage's name before it is compiled.
+  """
+  tokens = model.config.tokens_per_frame
+  begin = len(prompt.prompt_tokens(model.template, model.tokenizer))
+  words = prompt.question_tokens(model.template, model.tokenizer, _EXAMPLE)
+  chunk = max(begin, len(words))
+  config = stream_state.StreamConfig(
+    decoder=model.config.decoder,
+    batch=options.batch,
+    capacity=begin + shape.frames * tokens + chunk + _MAX_TOKENS,
+    frame_tokens=tokens,
+    question_chunk=chunk,
+    lookahead=options.lookahead,
+    observe=observing.frames_read(
+      model.config.decoder, shape.frames, jnp.float32
+    ),
+  )
+  state = _first_state(config, policy, model, options)
+  side = model.config.image.size
+  frame = jax.ShapeDtypeStruct((options.batch, side, side, 3), jnp.uint8)
+  return programs.compile_stream(
+    config,
+    policy,
+    model.params,
+    state,
+    lambda params, pixels, first: video_llm.embed_frame_tokens(
+      model.config, params, pixels, first, dtype=config.dtype
+    ),
+    frame,
+    block_frames=options.block_frames,
+    max_tokens=_MAX_TOKENS,
+    stop_ids=model.stop_ids,
+    report=report,
+  )
+
+
+def run_batch(
+  model: checkpoint_lib.Checkpoint,
+  driver: programs.Driver,
+  options: StreamOptions,
+  episodes: Sequence[episodes_lib.Stream],
+  first_index: int,
+  told: Callable[[int], None] = lambda frames: None,
+) -> Outcome:
+  """Streams a batch of episodes and asks all their questions.
+
+  Args:
+    model: weights and tokenizer.
+    driver: of `compile_batch`.
+    options: of the same.
+    episodes: as many as the batch holds, all of one shape.
+    first_index: of the first episode, for `Said.stream`.
+    told: called with the number of frames that every stream went on.
+
+  Returns:
+    Outcome.
+  """
+  state = _first_state(driver.config, driver.policy, model, options)
+  run = driver_lib.Run(state)
+  begin = prompt.prompt_tokens(model.template, model.tokenizer)
+  if begin:
+    run = driver_lib.feed_text(driver, run, [begin] * len(episodes))
+  said: list[Said] = []
+  narration = [
+    {item.time: item for item in episode.narration} for episode in episodes
+  ]
+  times = [asked[0].time for asked in episodes[0].questions]
+  done = 0
+  for blocks in zip(
+    *(episode.pictures(driver.block_frames) for episode in episodes),
+    strict=True,
+  ):
+    pixels = np.stack(blocks, axis=1)
+    # A block ends where questions are asked.
+    ends = [t + 1 - done for t in times if done < t + 1 < done + len(pixels)]
+    for part in np.split(pixels, ends):
+      run = dataclasses.replace(run, observations=())
+      run = driver_lib.feed_frames(
+        driver, run, part, list(map(float, range(done, done + len(part))))
+      )
+      for offset, reading in enumerate(run.observations):
+        for stream, items in enumerate(narration):
+          item = items.get(done + offset)
+          if item is not None:
+            said.append(_said(driver, first_index, stream, item, reading))
+      done += len(part)
+      if done - 1 in times:
+        index = times.index(done - 1)
+        asked = [episode.questions[index] for episode in episodes]
+        run, answers = _ask_all(model, driver, run, asked, first_index)
+        said += answers
+      told(len(part))
+  return Outcome(
+    said=said,
+    trace=driver_lib.finish_trace(driver, run),
+    kv_bytes=session_report.kv_bytes(driver.config, run.state) / len(episodes),
+    blocks=run.blocks,
+  )
+
+
+def _first_state(
+  config: stream_state.StreamConfig,
+  policy: policy_lib.KVPolicy,
+  model: checkpoint_lib.Checkpoint,
+  options: StreamOptions,
+) -> stream_state.StreamState:
+  return stream_state.init(
+    config, policy, model.params, recent_tokens=options.recent_tokens
+  )
+
+
+def _ask_all(
+  model: checkpoint_lib.Checkpoint,
+  driver: programs.Driver,
+  run: driver_lib.Run,
+  asked: Sequence[Sequence[episodes_lib.Item]],
+  first_index: int,
+) -> tuple[driver_lib.Run, list[Said]]:
+  """One question of every stream at a time; answers of one word."""
+  said: list[Said] = []
+  for items in zip(*asked, strict=True):
+    run = dataclasses.replace(run, observations=())
+    run, reply = driver_lib.ask(
+      driver,
+      run,
+      [
+        prompt.question_tokens(model.template, model.tokenizer, item.text)
+        for item in items
+      ],
+    )
+    reading = run.observations[0]
+    for stream, item in enumerate(items):
+      one = _said(driver, first_index, stream, item, reading)
+      # An empty answer is the token that ends it.
+      word = reply.tokens[stream][0] if reply.tokens[stream] else one.word
+      said.append(one._replace(word=word))
+  return run, said
+
+
+def _said(
+  driver: programs.Driver,
+  first_index: int,
+  stream: int,
+  item: episodes_lib.Item,
+  reading: observing.Reading,
+) -> Said:
+  share = np.asarray(reading.tokens)[:, stream] / driver.config.frame_tokens
+  return Said(
+    stream=first_index + stream,
+    item=item,
+    word=int(reading.said[stream]),
+    recall=share[..., item.evidence].mean(-1) if item.evidence.size else None,
+    read=share.mean(axis=(0, 1)).astype(np.float32),
+  )
