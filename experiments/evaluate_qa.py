@@ -26,6 +26,7 @@ import tqdm
 from absl import flags
 
 from vrex_jax import command
+from vrex_jax import disturbing
 from vrex_jax import interrupt
 from vrex_jax import model_flags
 from vrex_jax import model_source
@@ -33,10 +34,12 @@ from vrex_jax import plotting
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
 from vrex_jax.errors import InputError
+from vrex_jax.evaluation import calibration
 from vrex_jax.evaluation import cell
 from vrex_jax.evaluation import report
 from vrex_jax.evaluation import streaming
 from vrex_jax.evaluation import words
+from vrex_jax.models import checkpoint as checkpoint_lib
 from vrex_jax.study import resume
 from vrex_jax.tasks import rooms_episodes as episodes_lib
 from vrex_jax.tasks import rooms_questions
@@ -71,6 +74,19 @@ _RECENT_TOKENS = flags.DEFINE_integer(
   lower_bound=0,
   upper_bound=2**30,
 )
+_DISTURB = flags.DEFINE_enum(
+  "disturb",
+  "none",
+  ["none", *disturbing.NAMES],
+  "Make keys and queries as odd as those of real checkpoints.",
+)
+_DISTURB_SIZE = flags.DEFINE_float(
+  "disturb_size",
+  None,
+  "Of the bias in lengths of a key (30); spread of log scales (1); score of the"
+  " sink (8).",
+  lower_bound=0.0,
+)
 _RESUME = flags.DEFINE_bool(
   "resume", False, "Take over the cells that the same command left in --out."
 )
@@ -79,6 +95,7 @@ _OUT = flags.DEFINE_string(
   "out", None, "Folder for the results; only printed without it."
 )
 
+_SIZES = {"key_bias": 30.0, "channel_scale": 1.0, "sink": 8.0}
 _FILES = ("config.toml", "metrics.json", "accuracy.csv", "plot.png")
 _ANSWER = "the batch under way is finished first; Ctrl-C again drops the cell"
 
@@ -118,6 +135,21 @@ def _check_flags() -> None:
     plotting.check_installed()
 
 
+def _disturbance(
+  model: checkpoint_lib.Checkpoint,
+) -> disturbing.Disturbance | None:
+  name = _DISTURB.value
+  if name == "none":
+    return None
+  size = _DISTURB_SIZE.value
+  return disturbing.make(
+    name,
+    _SIZES[name] if size is None else size,
+    calibration.sizes_of(model),
+    model.config.decoder,
+  )
+
+
 def _key(row: Mapping[str, Any]) -> tuple[str, int]:
   return row["policy"], row["frames"]
 
@@ -149,6 +181,7 @@ def main(arguments: Sequence[str]) -> None:
     batch=batch,
     lookahead=_LOOKAHEAD.value,
     recent_tokens=_RECENT_TOKENS.value,
+    disturb=_disturbance(model),
   )
   total = sum(shape.frames * streams for _, shape in waiting)
   with (

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vrex_jax import attend as attend_lib
+from vrex_jax import disturbing
 from vrex_jax import policy as policy_lib
 from vrex_jax import stream_state
 from vrex_jax.models import cache as cache_lib
@@ -193,6 +194,11 @@ def layer_step(
   query_raw, key_raw, value = module.apply(own, hidden, method="project")
   query = rotary.rotate_by(query_raw, context.turn)
   key = rotary.rotate_by(key_raw, context.turn)
+  heads = disturbing.Heads(query, key, value)
+  if config.disturb is not None:
+    (query, key, value), query_raw, key_raw = disturbing.apply(
+      config.disturb, layer, heads, context.position, context.turn
+    )
   cache = cache_lib.append(state.cache, layer, key, value, context.start)
 
   retrieves = stage in policy.needs.stages
@@ -226,6 +232,14 @@ def layer_step(
       {"params": following}, hidden, method="project_query"
     )
     query_next = rotary.rotate_by(next_raw, context.turn)
+    if config.disturb is not None:
+      (query_next, *_), next_raw, _ = disturbing.apply(
+        config.disturb,
+        min(ahead, config.decoder.num_layers - 1),
+        heads._replace(query=query_next),
+        context.position,
+        context.turn,
+      )
   if speculates:
     guess = (query_next, next_raw)
     if config.lookahead_query == "own":

@@ -53,6 +53,7 @@ class StreamConfig:
       then attends to everything.
     lookahead_query: "own" (layer l's query) or "next" (layer l + 1's query
       projection on layer l's input).
+    disturb: a `disturbing.Disturbance` of queries, keys and values.
     observe: an `observing.Observer`, called for every chunk; what it returns
       comes out beside the events.
     grid: token grid (height, width) of a frame, for policies that use it.
@@ -67,6 +68,7 @@ class StreamConfig:
   cache_dtype: Any = jnp.float32
   lookahead: int = 0
   lookahead_query: str = "own"
+  disturb: Callable[..., Any] | None = None
   observe: Callable[..., Any] | None = None
   grid: tuple[int, int] | None = None
 

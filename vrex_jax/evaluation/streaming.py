@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vrex_jax import disturbing
 from vrex_jax import driver as driver_lib
 from vrex_jax import observing
 from vrex_jax import policy as policy_lib
@@ -29,7 +30,14 @@ from vrex_jax.models import prompt
 from vrex_jax.models import video_llm
 from vrex_jax.tasks import rooms_episodes as episodes_lib
 
-__all__ = ["Outcome", "Said", "StreamOptions", "compile_batch", "run_batch"]
+__all__ = [
+  "Outcome",
+  "Said",
+  "StreamOptions",
+  "begin",
+  "compile_batch",
+  "run_batch",
+]
 
 _MAX_TOKENS = 2
 """The word, and the token that ends the answer."""
@@ -46,12 +54,14 @@ class StreamOptions:
     block_frames: frames of one scan.
     lookahead: 0 or 1.
     recent_tokens: always attended; None for one frame.
+    disturb: done to queries, keys and values.
   """
 
   batch: int = 8
   block_frames: int = 8
   lookahead: int = 0
   recent_tokens: int | None = None
+  disturb: disturbing.Disturbance | None = None
 
 
 class Said(NamedTuple):
@@ -94,6 +104,8 @@ def compile_batch(
   policy: policy_lib.KVPolicy,
   options: StreamOptions,
   shape: episodes_lib.EpisodeConfig,
+  observe: observing.Observer | None = None,
+  stages: Sequence[str] = policy_lib.STAGES,
   report: Callable[[str], None] = lambda stage: None,
 ) -> programs.Driver:
   """Programs for batches of episodes of one shape.
@@ -103,24 +115,27 @@ def compile_batch(
     policy: the policy.
     options: how episodes are streamed.
     shape: of the episodes.
+    observe: what is taken along; which frames are read and what is said by
+      default, as `run_batch` needs it.
+    stages: to compile.
     report: called with each stage's name before it is compiled.
   """
   tokens = model.config.tokens_per_frame
-  begin = len(prompt.prompt_tokens(model.template, model.tokenizer))
+  first = len(prompt.prompt_tokens(model.template, model.tokenizer))
   words = prompt.question_tokens(model.template, model.tokenizer, _EXAMPLE)
-  chunk = max(begin, len(words))
+  chunk = max(first, len(words))
   config = stream_state.StreamConfig(
     decoder=model.config.decoder,
     batch=options.batch,
-    capacity=begin + shape.frames * tokens + chunk + _MAX_TOKENS,
+    capacity=first + shape.frames * tokens + chunk + _MAX_TOKENS,
     frame_tokens=tokens,
     question_chunk=chunk,
     lookahead=options.lookahead,
-    observe=observing.frames_read(
-      model.config.decoder, shape.frames, jnp.float32
-    ),
+    disturb=options.disturb,
+    observe=observe
+    or observing.frames_read(model.config.decoder, shape.frames, jnp.float32),
   )
-  state = _first_state(config, policy, model, options)
+  state = _init(config, policy, model, options)
   side = model.config.image.size
   frame = jax.ShapeDtypeStruct((options.batch, side, side, 3), jnp.uint8)
   return programs.compile_stream(
@@ -135,6 +150,7 @@ def compile_batch(
     block_frames=options.block_frames,
     max_tokens=_MAX_TOKENS,
     stop_ids=model.stop_ids,
+    stages=stages,
     report=report,
   )
 
@@ -160,11 +176,7 @@ def run_batch(
   Returns:
     Outcome.
   """
-  state = _first_state(driver.config, driver.policy, model, options)
-  run = driver_lib.Run(state)
-  begin = prompt.prompt_tokens(model.template, model.tokenizer)
-  if begin:
-    run = driver_lib.feed_text(driver, run, [begin] * len(episodes))
+  run = begin(model, driver, options)
   said: list[Said] = []
   narration = [
     {item.time: item for item in episode.narration} for episode in episodes
@@ -203,7 +215,20 @@ def run_batch(
   )
 
 
-def _first_state(
+def begin(
+  model: checkpoint_lib.Checkpoint,
+  driver: programs.Driver,
+  options: StreamOptions,
+) -> driver_lib.Run:
+  """A batch before its first frame."""
+  run = driver_lib.Run(_init(driver.config, driver.policy, model, options))
+  tokens = prompt.prompt_tokens(model.template, model.tokenizer)
+  if not tokens:
+    return run
+  return driver_lib.feed_text(driver, run, [tokens] * driver.config.batch)
+
+
+def _init(
   config: stream_state.StreamConfig,
   policy: policy_lib.KVPolicy,
   model: checkpoint_lib.Checkpoint,
