@@ -64,15 +64,15 @@ def main(arguments: Sequence[str]) -> None:
   ) as bar:
     for policy in policies:
       bar.set_description(f"{policy.name}, compiling")
-      driver = streaming.compile_batch(model, policy, options, shape)
+      group = streaming.compile_group(model, [policy], options, shape)
       bar.set_description(policy.name)
-      outcome = streaming.run_batch(
-        model, driver, options, [film], 0, bar.update
+      (outcome,) = streaming.run_batch(
+        model, group, options, [film], 0, bar.update
       )
       said[policy.name.partition("(")[0]] = outcome.said
       rows.append(
         cell.row(
-          driver,
+          group.prefill,
           [outcome],
           frames=film.frames,
           visible=shape.visible,

@@ -37,6 +37,7 @@ from vrex_jax.errors import InputError
 from vrex_jax.evaluation import calibration
 from vrex_jax.evaluation import cell
 from vrex_jax.evaluation import report
+from vrex_jax.evaluation import sharing
 from vrex_jax.evaluation import streaming
 from vrex_jax.evaluation import words
 from vrex_jax.models import checkpoint as checkpoint_lib
@@ -56,6 +57,11 @@ _VISIBLE = flags.DEFINE_integer(
 )
 _QUESTIONS = flags.DEFINE_integer(
   "questions", 1000, "Questions at each length, at least.", lower_bound=1
+)
+_KINDS = flags.DEFINE_list(
+  "kinds",
+  list(episodes_lib.EpisodeConfig().kinds),
+  "Kinds of questions; by default those that the shipped model has learned.",
 )
 _BATCH = flags.DEFINE_integer(
   "batch", 8, "Most streams side by side.", lower_bound=1
@@ -119,7 +125,9 @@ def _policies() -> list[policy_lib.KVPolicy]:
 
 def _shapes() -> list[episodes_lib.EpisodeConfig]:
   return [
-    episodes_lib.EpisodeConfig(frames=frames, visible=_VISIBLE.value)
+    episodes_lib.EpisodeConfig(
+      frames=frames, visible=_VISIBLE.value, kinds=tuple(_KINDS.value)
+    )
     for frames in _lengths()
   ]
 
@@ -173,7 +181,6 @@ def main(arguments: Sequence[str]) -> None:
   )
   ids = words.word_ids(model, rooms_questions.WORDS, _CHECKPOINT.value or "")
   cells = [(policy, shape) for shape in shapes for policy in policies]
-  waiting = [c for c in cells if (c[0].name, c[1].frames) not in rows]
   streams, batch = cell.number_of_streams(
     _QUESTIONS.value, shapes[0].questions, _BATCH.value
   )
@@ -183,16 +190,18 @@ def main(arguments: Sequence[str]) -> None:
     recent_tokens=_RECENT_TOKENS.value,
     disturb=_disturbance(model),
   )
+  waiting = _groups([c for c in cells if (c[0].name, c[1].frames) not in rows])
   total = sum(shape.frames * streams for _, shape in waiting)
   with (
     interrupt.graceful(_ANSWER) as stopped,
     tqdm.tqdm(total=total, unit="frame", disable=None) as bar,
   ):
-    for policy, shape in waiting:
-      bar.set_description(f"{policy.name}, {shape.frames} frames")
-      row = cell.evaluate(
+    for group, shape in waiting:
+      names = " | ".join(policy.name for policy in group)
+      bar.set_description(f"{names}, {shape.frames} frames")
+      new = cell.evaluate(
         model,
-        policy,
+        group,
         options,
         shape,
         streams=streams,
@@ -201,11 +210,12 @@ def main(arguments: Sequence[str]) -> None:
         told=bar.update,
         stopped=stopped,
       )
-      if row is None:
+      if not new:
         break
-      full = rows.get(("full", shape.frames), row)
-      row["minus_full"] = cell.paired(row, full)
-      rows[_key(row)] = row
+      rows |= {_key(row): row for row in new}
+      full = rows["full", shape.frames]
+      for row in new:
+        row["minus_full"] = cell.paired(row, full)
       if _OUT.value is not None:
         _write(cells, rows, started)
   done = _ordered(cells, rows)
@@ -215,6 +225,25 @@ def main(arguments: Sequence[str]) -> None:
     print(f"interrupted after {len(done)} of {len(cells)} cells")
   elif _OUT.value is not None:
     print(f"written to {_OUT.value}: {', '.join(_FILES)}")
+
+
+def _groups(
+  cells: Sequence[tuple[policy_lib.KVPolicy, episodes_lib.EpisodeConfig]],
+) -> list[tuple[list[policy_lib.KVPolicy], episodes_lib.EpisodeConfig]]:
+  """Cells in order; those of one length that prefill densely are one."""
+  groups: list[
+    tuple[list[policy_lib.KVPolicy], episodes_lib.EpisodeConfig]
+  ] = []
+  dense: dict[int, list[policy_lib.KVPolicy]] = {}
+  for policy, shape in cells:
+    shares = sharing.prefills_densely(policy)
+    if shares and shape.frames in dense:
+      dense[shape.frames].append(policy)
+      continue
+    groups.append(([policy], shape))
+    if shares:
+      dense[shape.frames] = groups[-1][0]
+  return groups
 
 
 def _ordered(

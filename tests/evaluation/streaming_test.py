@@ -1,14 +1,18 @@
 """What is said on a stream is what the decoder says of all of it at once."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vrex_jax import policy_syntax
+from vrex_jax import trace as trace_lib
 from vrex_jax.evaluation import cell
 from vrex_jax.evaluation import film_table
 from vrex_jax.evaluation import report
+from vrex_jax.evaluation import sharing
 from vrex_jax.evaluation import streaming
 from vrex_jax.evaluation import words
 from vrex_jax.models import checkpoint
@@ -47,8 +51,9 @@ def episodes():
 
 def outcome(model, episodes, text):
   policy = policy_syntax.make_policy(text)
-  driver = streaming.compile_batch(model, policy, OPTIONS, SHAPE)
-  return driver, streaming.run_batch(model, driver, OPTIONS, episodes, 0)
+  group = streaming.compile_group(model, [policy], OPTIONS, SHAPE)
+  (result,) = streaming.run_batch(model, group, OPTIONS, episodes, 0)
+  return group.prefill, result
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +132,27 @@ def test_recall_is_whole_under_full_and_nothing_behind_a_window(full, window):
     assert one.read[: one.item.time - 16].max() == 0.0
 
 
-def test_blocks_do_not_change_what_is_said(full, episodes, model):
-  options = streaming.StreamOptions(batch=2, block_frames=5)
-  policy = policy_syntax.make_policy("full")
-  driver = streaming.compile_batch(model, policy, options, SHAPE)
-  again = streaming.run_batch(model, driver, options, episodes, 0)
+def test_sharing_a_prefill_changes_nothing(full, episodes, model):
+  """Nor do blocks of another length."""
+  late = policy_syntax.make_policy("resv(stages=question|answer)")
+  alone = outcome(model, episodes, "resv(stages=question|answer)")[1]
+  policies = [policy_syntax.make_policy("full"), late]
+  assert all(map(sharing.prefills_densely, policies))
+  options = dataclasses.replace(OPTIONS, block_frames=5)
+  group = streaming.compile_group(model, policies, options, SHAPE)
+  shared = streaming.run_batch(model, group, options, episodes, 0)
   order = lambda said: sorted(
-    (one.stream, one.item.time, one.item.text, one.word) for one in said
+    (one.stream, one.item.time, one.item.text, one.word, one.read.sum())
+    for one in said
   )
-  assert order(again.said) == order(full[1].said)
+  for one, other in zip(shared, (full[1], alone), strict=True):
+    assert order(one.said) == order(other.said)
+    assert trace_lib.retrieval_ratio(one.trace) == trace_lib.retrieval_ratio(
+      other.trace
+    )
+  ratio = trace_lib.retrieval_ratio(alone.trace)
+  assert ratio["frame"] == 1.0
+  assert ratio["question"] < 1.0
 
 
 def test_a_row_has_its_fields_and_is_paired_with_full(full, window, ids):

@@ -69,7 +69,9 @@ def test_narration_says_the_colour_its_evidence_shows():
     assert colour == item.word
 
 
-@pytest.mark.parametrize("changes", [{"frames": 12}, {"questions": 42}])
+@pytest.mark.parametrize(
+  "changes", [{"frames": 12}, {"questions": 42}, {"kinds": ("exists", "where")}]
+)
 def test_shapes_that_cannot_be_are_refused(changes):
   with pytest.raises(errors.InputError, match="try"):
     episodes.EpisodeConfig(**changes)

@@ -61,7 +61,7 @@ def number_of_streams(questions: int, each: int, batch: int) -> tuple[int, int]:
 
 def evaluate(
   model: checkpoint_lib.Checkpoint,
-  policy: policy_lib.KVPolicy,
+  policies: Sequence[policy_lib.KVPolicy],
   options: streaming.StreamOptions,
   shape: episodes_lib.EpisodeConfig,
   *,
@@ -70,12 +70,12 @@ def evaluate(
   seed: int = 0,
   told: Callable[[int], None] = lambda frames: None,
   stopped: Callable[[], bool] = lambda: False,
-) -> dict[str, Any] | None:
-  """Streams all episodes under a policy.
+) -> list[dict[str, Any]]:
+  """Streams all episodes under a policy, or under some that prefill alike.
 
   Args:
     model: weights and tokenizer.
-    policy: the policy.
+    policies: see `streaming.compile_group`.
     options: how episodes are streamed; the batch divides `streams`.
     shape: of the episodes.
     streams: how many.
@@ -85,13 +85,14 @@ def evaluate(
     stopped: has the user asked to end?
 
   Returns:
-    Fields of `FIELDS` but for `minus_full` (see `paired`); None when stopped.
+    For each policy, fields of `FIELDS` but for `minus_full` (see `paired`);
+    nothing when stopped.
   """
-  driver = streaming.compile_batch(model, policy, options, shape)
+  group = streaming.compile_group(model, policies, options, shape)
   outcomes = []
   for first in range(0, streams, options.batch):
     if stopped():
-      return None
+      return []
     episodes = [
       episodes_lib.draw(shape, seed, first + index)
       for index in range(options.batch)
@@ -99,17 +100,23 @@ def evaluate(
     outcomes.append(
       streaming.run_batch(
         model,
-        driver,
+        group,
         options,
         episodes,
         first,
         lambda frames: told(frames * options.batch),
       )
     )
-  return row(
-    driver, outcomes, frames=shape.frames, visible=shape.visible,
-    word_ids=word_ids,
-  )  # fmt: skip
+  return [
+    row(
+      driver,
+      [batch[index] for batch in outcomes],
+      frames=shape.frames,
+      visible=shape.visible,
+      word_ids=word_ids,
+    )
+    for index, driver in enumerate(group.asked)
+  ]
 
 
 def row(

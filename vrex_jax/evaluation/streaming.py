@@ -6,11 +6,12 @@ one after the other, each undone before the next:
 
   frames ─► frames ─► snapshot ─► question ─► answer ─► restore ─► … ─► frames
 
-What a chunk read of every frame comes from `observing.frames_read`.
+What a chunk read of every frame comes from `observing.frames_read`. Policies
+that prefill alike share the frames (`sharing`); each is asked by itself.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,17 +26,20 @@ from vrex_jax import programs
 from vrex_jax import session_report
 from vrex_jax import stream_state
 from vrex_jax import trace as trace_lib
+from vrex_jax.evaluation import sharing
 from vrex_jax.models import checkpoint as checkpoint_lib
 from vrex_jax.models import prompt
 from vrex_jax.models import video_llm
 from vrex_jax.tasks import rooms_episodes as episodes_lib
 
 __all__ = [
+  "Group",
   "Outcome",
   "Said",
   "StreamOptions",
   "begin",
   "compile_batch",
+  "compile_group",
   "run_batch",
 ]
 
@@ -99,6 +103,53 @@ class Outcome(NamedTuple):
   blocks: tuple[driver_lib.Block, ...]
 
 
+class Group(NamedTuple):
+  """Static. Programs of policies that share a prefill, or of one alone.
+
+  Attributes:
+    prefill: runs prompt and frames.
+    asked: run questions and answers, one for each policy; the only one is
+      `prefill` itself.
+  """
+
+  prefill: programs.Driver
+  asked: tuple[programs.Driver, ...]
+
+
+def compile_group(
+  model: checkpoint_lib.Checkpoint,
+  policies: Sequence[policy_lib.KVPolicy],
+  options: StreamOptions,
+  shape: episodes_lib.EpisodeConfig,
+) -> Group:
+  """Programs for one policy, or for some of which all prefill densely.
+
+  Args:
+    model: weights and shapes.
+    policies: at least one; if more, `sharing.prefills_densely` is true of all.
+    options: how episodes are streamed.
+    shape: of the episodes.
+  """
+  if len(policies) == 1:
+    driver = compile_batch(model, policies[0], options, shape)
+    return Group(driver, (driver,))
+  prefill = compile_batch(
+    model,
+    sharing.together(policies),
+    options,
+    shape,
+    stages=("prompt", "frame"),
+  )
+  late = ("question", "answer")
+  return Group(
+    prefill,
+    tuple(
+      compile_batch(model, policy, options, shape, stages=late)
+      for policy in policies
+    ),
+  )
+
+
 def compile_batch(
   model: checkpoint_lib.Checkpoint,
   policy: policy_lib.KVPolicy,
@@ -157,62 +208,84 @@ def compile_batch(
 
 def run_batch(
   model: checkpoint_lib.Checkpoint,
-  driver: programs.Driver,
+  group: Group,
   options: StreamOptions,
   episodes: Sequence[episodes_lib.Stream],
   first_index: int,
   told: Callable[[int], None] = lambda frames: None,
-) -> Outcome:
+) -> list[Outcome]:
   """Streams a batch of episodes and asks all their questions.
 
   Args:
     model: weights and tokenizer.
-    driver: of `compile_batch`.
+    group: of `compile_group`.
     options: of the same.
     episodes: as many as the batch holds, all of one shape.
     first_index: of the first episode, for `Said.stream`.
     told: called with the number of frames that every stream went on.
 
   Returns:
-    Outcome.
+    An outcome for each policy of the group.
   """
+  driver = group.prefill
   run = begin(model, driver, options)
-  said: list[Said] = []
+  narrated: list[Said] = []
+  answers: list[list[Said]] = [[] for _ in group.asked]
+  events: list[list[trace_lib.StreamTrace]] = [[] for _ in group.asked]
   narration = [
     {item.time: item for item in episode.narration} for episode in episodes
   ]
   times = [asked[0].time for asked in episodes[0].questions]
   done = 0
+  for pixels in _parts(episodes, driver.block_frames, times):
+    run = dataclasses.replace(run, observations=())
+    stamps = [float(frame) for frame in range(done, done + len(pixels))]
+    run = driver_lib.feed_frames(driver, run, pixels, stamps)
+    for offset, reading in enumerate(run.observations):
+      for stream, items in enumerate(narration):
+        item = items.get(done + offset)
+        if item is not None:
+          one = _said(driver, first_index, stream, item, reading)
+          narrated.append(one)
+    done += len(pixels)
+    if done - 1 in times:
+      moment = times.index(done - 1)
+      asked = [episode.questions[moment] for episode in episodes]
+      for index, asking in enumerate(group.asked):
+        alone = asking is driver
+        lent = run if alone else sharing.lend(run, index)
+        before = len(lent.traces)
+        lent, said = _ask_all(model, asking, lent, asked, first_index)
+        answers[index] += said
+        events[index] += lent.traces[before:]
+        if alone:
+          run = dataclasses.replace(lent, traces=lent.traces[:before])
+        else:
+          run = sharing.take_back(run, lent, index)
+    told(len(pixels))
+  kv_bytes = session_report.kv_bytes(driver.config, run.state) / len(episodes)
+  frames = driver_lib.finish_trace(driver, run)
+  outcomes = []
+  for asking, said, own in zip(group.asked, answers, events, strict=True):
+    # Not `frames` first: whether a layer retrieves is the policy's own affair.
+    empty = driver_lib.finish_trace(asking, driver_lib.Run(run.state))
+    trace = trace_lib.concatenate([empty, frames, *own])
+    outcomes.append(Outcome([*narrated, *said], trace, kv_bytes, run.blocks))
+  return outcomes
+
+
+def _parts(
+  episodes: Sequence[episodes_lib.Stream], block: int, times: Sequence[int]
+) -> Iterator[np.ndarray]:
+  """Frames side by side, u8[F, B, …], cut where questions are asked."""
+  done = 0
   for blocks in zip(
-    *(episode.pictures(driver.block_frames) for episode in episodes),
-    strict=True,
+    *(episode.pictures(block) for episode in episodes), strict=True
   ):
     pixels = np.stack(blocks, axis=1)
-    # A block ends where questions are asked.
     ends = [t + 1 - done for t in times if done < t + 1 < done + len(pixels)]
-    for part in np.split(pixels, ends):
-      run = dataclasses.replace(run, observations=())
-      run = driver_lib.feed_frames(
-        driver, run, part, list(map(float, range(done, done + len(part))))
-      )
-      for offset, reading in enumerate(run.observations):
-        for stream, items in enumerate(narration):
-          item = items.get(done + offset)
-          if item is not None:
-            said.append(_said(driver, first_index, stream, item, reading))
-      done += len(part)
-      if done - 1 in times:
-        index = times.index(done - 1)
-        asked = [episode.questions[index] for episode in episodes]
-        run, answers = _ask_all(model, driver, run, asked, first_index)
-        said += answers
-      told(len(part))
-  return Outcome(
-    said=said,
-    trace=driver_lib.finish_trace(driver, run),
-    kv_bytes=session_report.kv_bytes(driver.config, run.state) / len(episodes),
-    blocks=run.blocks,
-  )
+    done += len(pixels)
+    yield from np.split(pixels, ends)
 
 
 def begin(

@@ -22,6 +22,7 @@ from vrex_jax.tasks import rooms_story as story_lib
 __all__ = [
   "KINDS",
   "OLD_FRAMES",
+  "UNLEARNED",
   "Episode",
   "EpisodeConfig",
   "Item",
@@ -32,6 +33,8 @@ __all__ = [
 OLD_FRAMES = 16
 """An item is old when all that shows its answer is further back than this."""
 KINDS = (*questions_lib.KINDS, "narration")
+UNLEARNED = ("before", "count")
+"""Kinds of questions that the shipped model has not learned."""
 _HELD_OUT = 2**31
 """Begins the seed of every stream; no training draws from it."""
 
@@ -45,12 +48,16 @@ class EpisodeConfig:
     visible: frames an object is seen for, at most.
     questions: asked on each stream.
     asks: times at which they are asked, equally far apart; the last is the end.
+    kinds: of questions.
   """
 
   frames: int = 512
   visible: int = 4
   questions: int = 40
   asks: int = 4
+  kinds: tuple[str, ...] = tuple(
+    kind for kind in questions_lib.KINDS if kind not in UNLEARNED
+  )
 
   def __post_init__(self):
     if self.frames < 64:
@@ -62,6 +69,13 @@ class EpisodeConfig:
       raise InputError(
         f"questions of a stream are {self.questions}; they must be 1 to 48 and"
         f" a multiple of {self.asks}: try 40"
+      )
+    unknown = sorted(set(self.kinds) - set(questions_lib.KINDS))
+    if unknown or "exists" not in self.kinds:
+      raise InputError(
+        f"--kinds is {','.join(self.kinds)}; it must hold exists, which can"
+        " always be asked, and others of"
+        f" {', '.join(questions_lib.KINDS)}: try leaving it out"
       )
 
   @property
@@ -173,7 +187,8 @@ def draw(config: EpisodeConfig, seed: int, index: int) -> Episode:
   return Episode(
     frames=config.frames,
     questions=tuple(
-      tuple(_asked(story, time, number, random)) for time in config.ask_times
+      tuple(_asked(story, config.kinds, time, number, random))
+      for time in config.ask_times
     ),
     narration=tuple(_narrated(story)),
     story=story,
@@ -183,10 +198,14 @@ def draw(config: EpisodeConfig, seed: int, index: int) -> Episode:
 
 
 def _asked(
-  story: story_lib.Story, time: int, number: int, random: np.random.Generator
+  story: story_lib.Story,
+  kinds: tuple[str, ...],
+  time: int,
+  number: int,
+  random: np.random.Generator,
 ) -> list[Item]:
   """Questions of one time; a kind as often as any, as far as there are."""
-  drawn = questions_lib.ask(story, time, number, random)
+  drawn = questions_lib.ask(story, time, number, random, kinds)
   return [
     Item(one.kind, one.text, one.answer, time, one.evidence(story))
     for one in drawn
