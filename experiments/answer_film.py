@@ -38,6 +38,10 @@ _POLICY = flags.DEFINE_string(
   "policy", "full | resv", "KV-cache policies, apart by |."
 )
 
+_LINES = flags.DEFINE_integer(
+  "lines", 16, "Questions shown, at most; all are counted.", lower_bound=1
+)
+
 
 def main(arguments: Sequence[str]) -> None:
   del arguments
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
         )
       )
   by_id = {token: word for word, token in ids.items()}
-  print(film_table.answers(said, by_id, film.fps))
+  print(film_table.answers(said, by_id, film.fps, _LINES.value))
   print()
   print(film_table.totals(rows))
 

@@ -179,7 +179,9 @@ def test_a_row_has_its_fields_and_is_paired_with_full(full, window, ids):
 def test_a_film_s_table_shows_wrong_answers_in_brackets(full, window, ids):
   said = {"full": full[1].said, "window": window[1].said}
   by_id = {token: word for word, token in ids.items()}
-  header, *lines = film_table.answers(said, by_id, fps=2.0).splitlines()
+  header, *lines = film_table.answers(
+    said, by_id, fps=2.0, limit=99
+  ).splitlines()
   assert "window reads most of" in header
   asked = [
     one for one in full[1].said if one.item.text and one.item.evidence.size
@@ -187,6 +189,11 @@ def test_a_film_s_table_shows_wrong_answers_in_brackets(full, window, ids):
   assert len(lines) == len(asked)
   wrong = sum(by_id.get(one.word) != one.item.word for one in asked)
   assert sum("(" in line for line in lines) >= wrong > 0
+  few = film_table.answers(said, by_id, fps=2.0, limit=5).splitlines()[1:]
+  assert len(few) == 5
+  assert {line.split()[0] for line in few} <= {
+    line.split()[0] for line in lines
+  }
 
 
 def test_the_plot_is_a_picture(full, ids, tmp_path):

@@ -18,8 +18,12 @@ def answers(
   said: Mapping[str, Sequence[streaming.Said]],
   words: Mapping[int, str],
   fps: float,
+  limit: int,
 ) -> str:
-  """One line for each question that has evidence.
+  """A line for each of some questions that have evidence, in order of time.
+
+  Of those that some policy answers wrongly at most half of the lines; the rest
+  are spread over the others.
 
   Columns: when, the question, the right answer and the frames that show it; for
   each policy what it said (in brackets where wrong) and the share of these
@@ -29,6 +33,7 @@ def answers(
     said: by policy, the same questions in the same order.
     words: of token ids.
     fps: frames per second.
+    limit: lines, at most.
   """
   names = list(said)
   header = ["at", "question", "answer", "shown in"]
@@ -36,10 +41,13 @@ def answers(
     header += [name, "read"]
   header.append(f"{names[-1]} reads most of")
   lines = []
-  for ones in zip(*said.values(), strict=True):
+  asked = [
+    ones
+    for ones in zip(*said.values(), strict=True)
+    if ones[0].item.text and ones[0].item.evidence.size
+  ]
+  for ones in _some(asked, words, limit):
     item = ones[0].item
-    if not item.text or not item.evidence.size:
-      continue
     line = [
       f"{(item.time + 1) / fps:.0f} s",
       item.text.replace(" -", ""),
@@ -54,6 +62,31 @@ def answers(
     line.append(_ranges(np.sort(most)))
     lines.append(line)
   return summary.aligned(header, lines)
+
+
+def _some(
+  asked: Sequence[tuple[streaming.Said, ...]],
+  words: Mapping[int, str],
+  limit: int,
+) -> list[tuple[streaming.Said, ...]]:
+  is_wrong = np.array(
+    [
+      any(words.get(one.word) != one.item.word for one in ones)
+      for ones in asked
+    ],
+    bool,
+  )
+  wrong, right = np.flatnonzero(is_wrong), np.flatnonzero(~is_wrong)
+  chosen = _spread(wrong, max(limit // 2, limit - len(right)))
+  chosen = np.concatenate([chosen, _spread(right, limit - len(chosen))])
+  return [asked[index] for index in sorted(chosen.tolist())]
+
+
+def _spread(values: np.ndarray, limit: int) -> np.ndarray:
+  """At most `limit` of the values, far apart."""
+  if len(values) <= limit:
+    return values
+  return values[np.linspace(0, len(values) - 1, limit).round().astype(int)]
 
 
 def totals(rows: Sequence[Mapping[str, Any]]) -> str:
