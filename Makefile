@@ -1,6 +1,6 @@
 # Every target sets itself up on a machine that has Python and nothing else.
 #
-#   make demo     stream a rendered video through a small random model
+#   make demo     stream a rendered video through the small trained model
 #   make test     the whole suite, doctests included; needs no torch
 #   make lint     ruff check, ruff format --check, mypy
 #   make parity   compare live with torch and transformers
@@ -37,14 +37,13 @@ $(PARITY_VENV)/parity.stamp: pyproject.toml
 	@touch $@
 
 demo: $(VENV)/hf+video.stamp
-	test -f $(RUNS)/demo.mp4 || \
-	  $(VENV)/bin/python -m vrex_jax.tasks.render --out $(RUNS)/demo.mp4
+	test -f $(RUNS)/rooms.mp4 || \
+	  $(VENV)/bin/python -m vrex_jax.tasks.rooms_film --out $(RUNS)/rooms.mp4
 	$(VENV)/bin/python experiments/stream_video.py \
-	  --video $(RUNS)/demo.mp4 \
-	  --policy "full | sliding_window(frames=8) | streaming_llm(window_tokens=256)" \
-	  --question "10: what is happening?" \
-	  --question "25: which shape came back?" \
-	  --out $(RUNS)/demo
+	  --video $(RUNS)/rooms.mp4 --policy "full | resv" \
+	  --question "60: colour-now - - ?" --out $(RUNS)/demo
+	$(VENV)/bin/python experiments/answer_film.py \
+	  --film $(RUNS)/rooms.mp4 --policy "full | resv | sliding_window"
 
 test: $(VENV)/test.stamp
 	$(VENV)/bin/python -m pytest -m "not parity" -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)

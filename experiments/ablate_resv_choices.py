@@ -111,7 +111,7 @@ def _check_flags() -> None:
       "--resume is given without --out; rows are taken over from that folder:"
       " add --out"
     )
-  model_source.check_shape(_CHECKPOINT.value, _PRESET.present, _PRESET.value)
+  model_source.check_shape(_CHECKPOINT.value, _PRESET.value)
   pictures = [] if _DISTURB.value else ["plot.png"]
   command.check_out(_OUT.value, ["config.toml", "metrics.json", *pictures])
   if _OUT.value is not None and pictures:

@@ -54,12 +54,14 @@ def main(arguments: Sequence[str]) -> None:
   film = rooms_film.load_film(pathlib.Path(_FILM.value))
   model = model_source.load_model(
     _CHECKPOINT.value,
-    "tiny",
+    None,
     dtype="float32",
     seed=0,
     report=lambda text: print(f"model  {text}"),
   )
-  ids = words.word_ids(model, rooms_questions.WORDS, _CHECKPOINT.value or "")
+  ids = words.word_ids(
+    model, rooms_questions.WORDS, _CHECKPOINT.value or "(shipped)"
+  )
   shape = rooms_episodes.EpisodeConfig(frames=film.frames)
   options = streaming.StreamOptions(batch=1)
   said, rows = {}, []

@@ -174,12 +174,14 @@ def main(arguments: Sequence[str]) -> None:
     print(f"taken over from {_OUT.value}: {len(rows)} cells")
   model = model_source.load_model(
     _CHECKPOINT.value,
-    "tiny",
+    None,
     dtype="float32",
     seed=0,
     report=lambda text: print(f"model  {text}"),
   )
-  ids = words.word_ids(model, rooms_questions.WORDS, _CHECKPOINT.value or "")
+  ids = words.word_ids(
+    model, rooms_questions.WORDS, _CHECKPOINT.value or "(shipped)"
+  )
   cells = [(policy, shape) for shape in shapes for policy in policies]
   streams, batch = cell.number_of_streams(
     _QUESTIONS.value, shapes[0].questions, _BATCH.value

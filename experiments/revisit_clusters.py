@@ -75,7 +75,7 @@ def _check_flags() -> None:
         f"--{flag.name} is missing; a film and its annotation are needed: see"
         " --help"
       )
-  model_source.check_shape(_CHECKPOINT.value, _PRESET.present, _PRESET.value)
+  model_source.check_shape(_CHECKPOINT.value, _PRESET.value)
   command.check_out(_OUT.value, ["config.toml", "metrics.json"])
 
 

@@ -4,8 +4,9 @@ r"""Stream a video through a video LLM, frame by frame, and ask it questions.
       --policy "full | streaming_llm" --question "12.5: what is happening?" \
       --out runs/a
 
-Without --checkpoint a small model with random weights is used: timings and
-counts are real, answers are noise. With --out the run is kept as config.toml,
+Without --checkpoint the small model that ships with the package is used, which
+knows rendered rooms and nothing else: timings and counts are real, answers
+about other videos are noise. With --out the run is kept as config.toml,
 metrics.json, frames.csv and trace.npz (see docs/notation.md).
 
 Hardware: any JAX device. Minutes: a 30 s clip at 2 fps takes seconds with the
@@ -20,7 +21,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import tqdm
@@ -135,14 +135,6 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 _TABLES = ("config.toml", "metrics.json", "frames.csv")
 
 
-def _settings() -> dict[str, Any]:
-  """Every flag of this script, defaults included."""
-  settings = command.settings()
-  if _CHECKPOINT.value is not None:
-    del settings["preset"]
-  return settings
-
-
 def _check_flags(policies: Sequence[policy_lib.KVPolicy]) -> None:
   if _VIDEO.value is None:
     raise InputError(
@@ -153,7 +145,7 @@ def _check_flags(policies: Sequence[policy_lib.KVPolicy]) -> None:
     raise InputError(
       "--record is given without --out; record.npz needs a folder: add --out"
     )
-  model_source.check_shape(_CHECKPOINT.value, _PRESET.present, _PRESET.value)
+  model_source.check_shape(_CHECKPOINT.value, _PRESET.value)
   for flag in (_OUT, _PROFILE):
     if flag.value == "":
       raise InputError(
@@ -263,7 +255,7 @@ def _write(
   started: float,
 ) -> None:
   """The run folder."""
-  settings = _settings()
+  settings = command.settings()
   settings["planned"] = [
     {"policy": result.row["policy"], "capacity": result.capacity}
     for result in results

@@ -82,9 +82,8 @@ CASES = {
 
 
 @pytest.fixture(scope="module", params=CASES)
-def bench(request, quick_compilation):
+def bench(request):
   """The compiled chunk step of one kind of selection."""
-  del quick_compilation
   config = stepping.config_of(LENGTH, batch=BATCH, capacity=100)
   policy = CASES[request.param]
   params = testing.decoder_parameters(config.decoder)
@@ -210,9 +209,8 @@ def test_attention_and_counts_of_any_selection(
   )
 
 
-def test_selecting_all_by_query_head_is_full(quick_compilation):
+def test_selecting_all_by_query_head_is_full():
   """Part(None) needs no set, whatever the granularity."""
-  del quick_compilation
   config = stepping.config_of(
     LENGTH, decoder=testing.decoder_config(group_size=4), capacity=600
   )

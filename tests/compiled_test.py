@@ -1,8 +1,6 @@
 """Facts about the compiled programs: memory, copies, donation, compilations.
 
-Two layers, four KV heads and 8192 slots: a copy of the cache stands out. The
-programs are compiled without the optimisation of machine code, which neither
-adds nor removes copies or buffers.
+Two layers, four KV heads and 8192 slots: a copy of the cache stands out.
 """
 
 import jax
@@ -31,9 +29,8 @@ def config_of(**changes):
 
 
 @pytest.fixture(scope="module", params=POLICIES)
-def compiled(request, quick_compilation):
+def compiled(request):
   """The driver of one policy, and an empty stream."""
-  del quick_compilation
   config = config_of()
   policy = policy_syntax.make_policy(request.param)
   params = testing.decoder_parameters(config.decoder)
@@ -153,15 +150,12 @@ def test_a_stream_is_compiled_once(compiled, caplog):
 
 
 @pytest.mark.parametrize(("policy", "arrays"), [("full", 1), ("resv", 4)])
-def test_layers_take_turns_with_temporary_memory(
-  policy, arrays, quick_compilation
-):
+def test_layers_take_turns_with_temporary_memory(policy, arrays):
   """Six more layers must not keep an array of the chunk's size each.
 
   ReSV writes all layers at once and may grow with them, by less than the
   scores of six layers.
   """
-  del quick_compilation
 
   def temporary_bytes(num_layers):
     config = stream_state.StreamConfig(

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -15,6 +15,10 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Half the time to compile, and slower to run: tests are of what is computed.
+# Passes that shape memory and loops still run; only the optimisation of machine
+# code is left out, which neither adds nor removes copies or buffers.
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update(
   "jax_compilation_cache_dir", os.environ.get("VREX_TEST_COMPILATION_CACHE")
 )
@@ -39,18 +43,6 @@ def ctrl_c_interrupts() -> None:
 def repository() -> pathlib.Path:
   """Root of the checkout: the folder that holds pyproject.toml."""
   return REPOSITORY
-
-
-@pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-  """Programs compiled in half the time, and slower to run.
-
-  For tests of what is computed, not of how. Passes that shape memory and loops
-  still run; only the optimisation of the machine code is left out.
-  """
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

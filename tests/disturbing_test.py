@@ -12,7 +12,6 @@ from vrex_jax import stream_state
 from vrex_jax import testing
 from vrex_jax.models import rotary
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 FRAMES, LENGTH = 12, 4
 DECODER = testing.decoder_config()
 SIZES = disturbing.Statistics(

@@ -65,8 +65,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_NAMES)
-def test_marked_examples_run(page, tmp_path, monkeypatch, quick_compilation):
-  del quick_compilation
+def test_marked_examples_run(page, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for source in examples(page):
     run(source, str(page))

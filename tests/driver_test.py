@@ -40,18 +40,16 @@ def driver_of(policy, *, batch, capacity, record=False, block_frames):
 
 
 @pytest.fixture(scope="module")
-def kept(quick_compilation):
+def kept():
   """`full`, one stream, 48 slots, recorded."""
-  del quick_compilation
   return driver_of(
     full_lib.full(), batch=1, capacity=48, record=True, block_frames=4
   )
 
 
 @pytest.fixture(scope="module")
-def evicting(quick_compilation):
+def evicting():
   """Two frames and the prompt, two streams, 40 slots."""
-  del quick_compilation
   policy = sliding_window_lib.sliding_window(frames=2)
   return driver_of(policy, batch=2, capacity=40, block_frames=2)
 

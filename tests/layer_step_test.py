@@ -54,8 +54,7 @@ def listener():
 
 
 @pytest.fixture(scope="module", params=[(0, "own"), (1, "own"), (1, "next")])
-def ahead(request, quick_compilation):
-  del quick_compilation
+def ahead(request):
   lookahead, query = request.param
   config = stepping.config_of(
     LENGTH,

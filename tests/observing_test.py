@@ -12,7 +12,6 @@ from vrex_jax import stream
 from vrex_jax import stream_state
 from vrex_jax import testing
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 FRAMES, LENGTH, BATCH = 7, 4, 2
 
 

@@ -16,7 +16,6 @@ from vrex_jax.models import cache as cache_lib
 
 SLOTS, HEADS = 64, 2
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 everything = np.ones((SLOTS,), bool)
 time = np.arange(SLOTS)

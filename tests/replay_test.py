@@ -24,9 +24,8 @@ FRAMES = 12
 
 
 @pytest.fixture(scope="module")
-def told(quick_compilation):
+def told():
   """A recorded stream: prompt, frames, an undone question, one that is kept."""
-  del quick_compilation
   policy = policy_syntax.make_policy(POLICY)
   config = stream_state.StreamConfig(
     decoder=testing.decoder_config(num_layers=1),
@@ -156,8 +155,7 @@ def frames_of(recording):
 
 
 @pytest.mark.parametrize("query", ["own", "next"])
-def test_looking_ahead_is_that_of_the_stream(query, quick_compilation):
-  del quick_compilation
+def test_looking_ahead_is_that_of_the_stream(query):
   policy = policy_syntax.make_policy("resv(wicsum_ratio=0.2)")
   config = stream_state.StreamConfig(
     decoder=testing.decoder_config(num_layers=3),

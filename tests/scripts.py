@@ -18,6 +18,7 @@ __all__ = [
   "Done",
   "environment",
   "lacking",
+  "random_weights",
   "run_each",
   "run_python",
   "run_until",
@@ -121,6 +122,14 @@ def run_until(
         pressed = True
     stderr = process.stderr.read() if process.stderr else ""
   return Done(process.returncode, "".join(lines), stderr)
+
+
+def random_weights(arguments: Sequence[str]) -> list[str]:
+  """Asks for the random model, unless the arguments say what is streamed."""
+  chosen = ("--checkpoint", "--preset", "--recording", "--help")
+  if any(one.startswith(chosen) for one in arguments):
+    return list(arguments)
+  return [*arguments, "--preset=tiny"]
 
 
 def run_each(

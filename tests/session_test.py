@@ -72,9 +72,8 @@ def film(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_once(quick_compilation):
+def compile_once():
   """Programs depend on what they are compiled for, not on the run."""
-  del quick_compilation
   compile_stream = programs.compile_stream
   drivers = {}
 

@@ -53,9 +53,8 @@ def greedy(one, question, stop_ids=()):
 
 
 @pytest.fixture(scope="module")
-def scene(quick_compilation):
+def scene():
   """Compiled programs and what they are to be compared with."""
-  del quick_compilation
   config = stream_state.StreamConfig(
     decoder=testing.decoder_config(max_position_embeddings=150),
     batch=BATCH,

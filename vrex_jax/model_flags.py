@@ -13,16 +13,18 @@ def checkpoint() -> flags.FlagHolder[str | None]:
   return flags.DEFINE_string(
     "checkpoint",
     None,
-    "Hugging Face directory, or a TOML of parts; random weights without it.",
+    "Hugging Face directory, or a TOML of parts. Default: the small model that"
+    " ships with the package.",
   )
 
 
-def preset() -> flags.FlagHolder[str]:
+def preset() -> flags.FlagHolder[str | None]:
   """Defines --preset."""
   return flags.DEFINE_string(
     "preset",
-    "tiny",
-    "Shape of the random model: tiny, onevision-0.5b, onevision-7b, llama3-8b.",
+    None,
+    "Random weights of this shape instead: tiny, onevision-0.5b, onevision-7b,"
+    " llama3-8b.",
   )
 
 

@@ -1,6 +1,7 @@
 """Where a run's model comes from: a checkpoint, or random weights."""
 
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from vrex_jax.models import tokenizer as tokenizer_lib
 from vrex_jax.models import video_llm
 
 __all__ = [
+  "SHIPPED",
   "activation_dtype",
   "check_memory",
   "check_shape",
@@ -22,6 +24,8 @@ __all__ = [
   "storage_dtype",
 ]
 
+SHIPPED = pathlib.Path(__file__).parent / "assets" / "rooms"
+"""The small trained model; its README is the model card."""
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -67,18 +71,17 @@ def check_memory(needed_bytes: int, what: str, remedy: str) -> None:
     )
 
 
-def check_shape(checkpoint: str | None, given: bool, preset: str) -> None:
+def check_shape(checkpoint: str | None, preset: str | None) -> None:
   """Refuses a preset beside a checkpoint.
 
   Args:
     checkpoint: value of --checkpoint.
-    given: --preset was written by the user, not left at its default.
-    preset: its value.
+    preset: of --preset.
 
   Raises:
     InputError: both were given.
   """
-  if checkpoint is not None and given:
+  if checkpoint is not None and preset is not None:
     raise InputError(
       f"--preset is {preset} beside --checkpoint; a preset is the shape of a"
       " random model and a checkpoint brings its own: give one of the two"
@@ -87,19 +90,19 @@ def check_shape(checkpoint: str | None, given: bool, preset: str) -> None:
 
 def load_model(
   checkpoint: str | None,
-  preset: str,
+  preset: str | None,
   *,
   dtype: str,
   seed: int,
   template: str | None = None,
   report: Callable[[str], None] = lambda text: None,
 ) -> checkpoint_lib.Checkpoint:
-  """Loads a checkpoint, or makes random weights for a preset.
+  """Loads a checkpoint, makes random weights, or loads the shipped model.
 
   Args:
-    checkpoint: Hugging Face directory or TOML of parts; None for random
-      weights.
-    preset: name in `presets.PRESETS`, used without a checkpoint.
+    checkpoint: Hugging Face directory or TOML of parts.
+    preset: name in `presets.PRESETS`, for random weights of that shape, used
+      without a checkpoint; without either, the model that ships is loaded.
     dtype: "float32" or "bfloat16", storage of the weights.
     seed: of the random weights.
     template: prompt template to use instead of the model family's.
@@ -116,6 +119,13 @@ def load_model(
   if checkpoint is not None:
     model = checkpoint_lib.load(checkpoint, dtype=dtype)
     report(f"checkpoint {checkpoint}")
+  elif preset is None:
+    model = checkpoint_lib.load(SHIPPED, dtype=dtype)
+    count = video_llm.num_parameters(model.params)
+    report(
+      f"{count / 1e6:.4g} M parameters, ships with the package: trained on"
+      " rendered rooms, of other videos it knows nothing"
+    )
   else:
     config = presets.preset(preset)
     shapes = video_llm.parameter_shapes(config, kind)

@@ -16,7 +16,6 @@ from vrex_jax.baselines import combinators
 from vrex_jax.baselines import full as full_lib
 
 LENGTH, FRAMES = 5, 6
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def run(policy, recent_tokens=0):

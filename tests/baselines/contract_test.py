@@ -120,9 +120,8 @@ def full_outputs(group_size):
 
 
 @pytest.fixture(scope="module", params=CASES, ids=NAMES)
-def trial(request, quick_compilation):
+def trial(request):
   """One policy, run for 50 frames by one compiled program."""
-  del quick_compilation
   policy, easy, group_size = request.param
   made = make(policy, group_size)
   outputs, counts, state = run(made, made.frames)
@@ -228,9 +227,8 @@ def test_compaction_changes_nothing(trial):
 
 
 @pytest.mark.parametrize(("easy", "hard"), METHODS)
-def test_without_jit_the_same_comes_out(quick_compilation, easy, hard):
+def test_without_jit_the_same_comes_out(easy, hard):
   """The same functions run by Python: nothing hangs on tracing."""
-  del quick_compilation
   made = make(policy_syntax.make_policy(hard or easy), 4)
   _, _, state = run(made, made.frames[:3])
   jitted, expected, _ = run(made, made.frames[3:4], state)

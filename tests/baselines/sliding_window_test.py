@@ -43,9 +43,8 @@ FRAMES_OF_ALL = np.random.default_rng(0).standard_normal(
 FRAMES_OF_ALL = FRAMES_OF_ALL.astype(np.float32)
 
 
-def test_little_room_for_ever_is_plenty_of_room(quick_compilation):
+def test_little_room_for_ever_is_plenty_of_room():
   """210 frames through 24 slots, compacted, and through 1100, never."""
-  del quick_compilation
   policy = sliding_window_lib.sliding_window(frames=3)
   small, _, overflow, compactions = run(policy, 24, FRAMES_OF_ALL)
   big, _, _, never = run(policy, 1100, FRAMES_OF_ALL)
@@ -55,11 +54,8 @@ def test_little_room_for_ever_is_plenty_of_room(quick_compilation):
 
 
 @pytest.mark.parametrize("keep_prompt", [True, False])
-def test_the_window_is_the_last_frames_and_the_prompt(
-  quick_compilation, keep_prompt
-):
+def test_the_window_is_the_last_frames_and_the_prompt(keep_prompt):
   """Original positions; prompts of 4 and 2 tokens."""
-  del quick_compilation
   window = 2
   policy = sliding_window_lib.sliding_window(
     frames=window, keep_prompt=keep_prompt

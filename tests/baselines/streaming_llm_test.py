@@ -50,9 +50,8 @@ class Window:
 
 
 @pytest.fixture(scope="module")
-def setting(quick_compilation):
+def setting():
   """One compiled step for all sizes: they are knobs."""
-  del quick_compilation
   config = stepping.config_of(LENGTH, decoder=CONFIG, batch=BATCH, capacity=32)
   policy = streaming_llm_lib.streaming_llm()
   step = stepping.chunk_step(config, policy, PARAMS)

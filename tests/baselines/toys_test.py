@@ -20,8 +20,6 @@ from vrex_jax import testing
 LENGTH, GROUP, HEADS, KV_HEADS, WIDTH = 5, 2, 4, 2, 8
 Part = reference_lib.Part
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Bench:
   """A stream under a toy policy and the reference, chunk by chunk."""

@@ -20,8 +20,6 @@ from vrex_jax.errors import InputError
 from vrex_jax.models import decoder as decoder_lib
 from vrex_jax.models import rotary
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def half_policy():
   """Every second slot."""

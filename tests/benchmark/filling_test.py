@@ -11,7 +11,6 @@ from vrex_jax.baselines import streaming_llm
 from vrex_jax.benchmark import forced_ratio
 from vrex_jax.models import rotary
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TOKENS = 90  # 22 frames of 4 tokens and half of one
 
 

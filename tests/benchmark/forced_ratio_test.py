@@ -14,7 +14,6 @@ from vrex_jax.benchmark import forced_ratio
 from vrex_jax.benchmark import step
 from vrex_jax.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 WINDOW = {"past_tokens": 300, "recent_tokens": 5, "seed": 3}
 
 

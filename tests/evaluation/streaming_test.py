@@ -24,15 +24,19 @@ from vrex_jax.tasks import rooms_words
 from vrex_jax.training import export
 from vrex_jax.training import small_model
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHAPE = rooms_episodes.EpisodeConfig(frames=64, questions=8)
 OPTIONS = streaming.StreamOptions(batch=2)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-  """The shipped model's shape with random weights, as loaded from files."""
-  config = small_model.shape()
+  """The shipped model's shape, less deep, with random weights from files."""
+  shape = small_model.shape()
+  config = dataclasses.replace(
+    shape,
+    decoder=dataclasses.replace(shape.decoder, num_layers=2),
+    vision=dataclasses.replace(shape.vision, num_layers=1),
+  )
   params = video_llm.random_parameters(config, jax.random.key(3))
   folder = tmp_path_factory.mktemp("model")
   export.export(config, params, small_model.TEMPLATE, folder)
@@ -57,14 +61,12 @@ def outcome(model, episodes, text):
 
 
 @pytest.fixture(scope="module")
-def full(model, episodes, quick_compilation):
-  del quick_compilation
+def full(model, episodes):
   return outcome(model, episodes, "full")
 
 
 @pytest.fixture(scope="module")
-def window(model, episodes, quick_compilation):
-  del quick_compilation
+def window(model, episodes):
   return outcome(model, episodes, "sliding_window(frames=16)")
 
 
@@ -134,8 +136,8 @@ def test_recall_is_whole_under_full_and_nothing_behind_a_window(full, window):
 
 def test_sharing_a_prefill_changes_nothing(full, episodes, model):
   """Nor do blocks of another length."""
-  late = policy_syntax.make_policy("resv(stages=question|answer)")
-  alone = outcome(model, episodes, "resv(stages=question|answer)")[1]
+  late = policy_syntax.make_policy("resv(stages=('question', 'answer'))")
+  alone = outcome(model, episodes, "resv(stages=('question', 'answer'))")[1]
   policies = [policy_syntax.make_policy("full"), late]
   assert all(map(sharing.prefills_densely, policies))
   options = dataclasses.replace(OPTIONS, block_frames=5)

@@ -68,7 +68,7 @@ def run(repository, place, environment):
   def run_all(*cases):
     return scripts.run_each(
       repository / "experiments" / "ablate_resv_choices.py",
-      cases,
+      list(map(scripts.random_weights, cases)),
       folder=place,
       modules=MODULES,
       env=environment,
@@ -137,7 +137,6 @@ def flags(**changes):
     "disturb": False,
     "fps": 2.0,
     "max_frames": 100,
-    "preset": "tiny",
     "question": [],
     "recording": "record.npz",
     "resume": False,

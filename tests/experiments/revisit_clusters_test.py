@@ -68,7 +68,7 @@ def run(repository, place):
   def run_all(*cases):
     return scripts.run_each(
       repository / "experiments" / "revisit_clusters.py",
-      cases,
+      list(map(scripts.random_weights, cases)),
       folder=place,
       modules=MODULES,
     )

@@ -50,5 +50,9 @@ def environment(cache):
 def run(repository, folder, env, *cases):
   """Runs the script once for each list of arguments, in the folder."""
   return scripts.run_each(
-    repository / SCRIPT, cases, folder=folder, modules=_MODULES, env=env
+    repository / SCRIPT,
+    list(map(scripts.random_weights, cases)),
+    folder=folder,
+    modules=_MODULES,
+    env=env,
   )

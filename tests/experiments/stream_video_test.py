@@ -275,7 +275,12 @@ def press_ctrl_c(repository, place, environment):
 
   def press(said, arguments, *, after_s=0.0):
     return scripts.run_until(
-      said, script, arguments, folder=place, env=environment, after_s=after_s
+      said,
+      script,
+      scripts.random_weights(arguments),
+      folder=place,
+      env=environment,
+      after_s=after_s,
     )
 
   return press

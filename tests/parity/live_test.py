@@ -1,5 +1,8 @@
 """The same comparison with torch and transformers at hand (`make parity`)."""
 
+from collections.abc import Iterator
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +19,14 @@ pytestmark = [
   # What transformers and torch warn about on import is theirs.
   pytest.mark.filterwarnings("default"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_users_run_it() -> Iterator[None]:
+  """Compared with machine code that is optimised, unlike elsewhere."""
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", True)
 
 
 def _assert_agreement(name, path, stream=True):

@@ -2,22 +2,12 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from tests.parity import references
 from vrex_jax import parity
 from vrex_jax.models import config as config_lib
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-  """Tiny models spend their time compiling; `make parity` optimises fully."""
-  before = jax.config.values["jax_disable_most_optimizations"]
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.mark.parametrize("name", references.ALL)

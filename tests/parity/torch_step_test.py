@@ -21,7 +21,7 @@ FORMS = ["hf", "torch_sdpa/split", "torch_sdpa/masked", "torch_sdpa/eager"]
 
 
 @pytest.mark.parity
-@pytest.mark.usefixtures("torch_and_transformers", "quick_compilation")
+@pytest.mark.usefixtures("torch_and_transformers")
 @pytest.mark.parametrize(
   ("qkv_bias", "dtype"),
   [(True, "float32"), (False, "float32"), (True, "bfloat16")],

@@ -23,8 +23,6 @@ from vrex_jax.errors import InputError
 from vrex_jax.resv import hashing
 from vrex_jax.resv import resv as resv_lib
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def random_keys(seed, *shape):
   random = np.random.default_rng(seed)

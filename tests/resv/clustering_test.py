@@ -16,8 +16,6 @@ WIDTH = 6
 insert_chunk = jax.jit(clustering.insert_chunk, static_argnums=3)
 insert_tokens = jax.jit(clustering.insert_tokens, static_argnums=3)
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def table_of(layers, tables, capacity, *, bits=32, slots=64, width=WIDTH):
   return clustering.create(

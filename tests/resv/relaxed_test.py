@@ -16,8 +16,6 @@ from vrex_jax.resv import wicsum
 
 ROWS, CLUSTERS = 3, 8
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def sigmoid(value):
   return 0.5 * (1 + np.tanh(value / 2))

@@ -43,9 +43,8 @@ def run(made, frames, **knobs):
 
 
 @pytest.fixture(scope="module")
-def made(quick_compilation):
+def made():
   """`full` and ReSV, without and with look-ahead; eight frames fill it."""
-  del quick_compilation
   scene = types.SimpleNamespace(
     full=make("full"),
     own=make(f"resv(table_capacity={ROOM}, sink_tokens=0)"),

@@ -157,9 +157,8 @@ def outcome(driver, run):
 
 
 @pytest.fixture(scope="module")
-def plain(quick_compilation):
+def plain():
   """Two layers of four KV heads; frames, a question, frames."""
-  del quick_compilation
   driver, run = begin(1, 2, ("frame", "question"))
   frames = stepping.scene_frames(driver.config, 11)
   run = driver_lib.feed_frames(driver, run, frames[:7], np.arange(7))
@@ -169,9 +168,8 @@ def plain(quick_compilation):
 
 
 @pytest.fixture(scope="module")
-def grouped(quick_compilation):
+def grouped():
   """One layer of one KV head; every stage, then two undone questions."""
-  del quick_compilation
   driver, run = begin(4, 1, policy_lib.STAGES)
   frames = stepping.scene_frames(driver.config, 11)
   run = driver_lib.feed_text(driver, run, PROMPTS)

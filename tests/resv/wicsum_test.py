@@ -11,8 +11,6 @@ import pytest
 from tests.resv import oracle
 from vrex_jax.resv import wicsum
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROWS, CLUSTERS = 3, 40
 STATIC = ("treatment", "form", "buckets")
 run = jax.jit(wicsum.wicsum, static_argnames=STATIC)

@@ -27,9 +27,8 @@ def recording():
 
 
 @pytest.fixture(scope="module")
-def played(recording, quick_compilation):
+def played(recording):
   """A replay of a policy, by its text."""
-  del quick_compilation
 
   def play(text):
     policy = policy_syntax.make_policy(text)

@@ -98,9 +98,8 @@ def test_a_sink_draws_attention(recording):
 
 
 @pytest.fixture(scope="module")
-def chosen(recording, quick_compilation):
+def chosen(recording):
   """Slots that each policy attends on the recording and on a shifted one."""
-  del quick_compilation
 
   def choose(text, change=None):
     policy = policy_syntax.make_policy(text)

@@ -27,8 +27,7 @@ def clip(tmp_path_factory):
   return model, source
 
 
-def test_frames_stay_and_a_question_is_taken_back(clip, quick_compilation):
-  del quick_compilation
+def test_frames_stay_and_a_question_is_taken_back(clip):
   model, source = clip
   recording = recordings.record_clip(
     model,

@@ -11,8 +11,7 @@ from vrex_jax.training import small_model
 
 
 @pytest.fixture(scope="module")
-def looked(quick_compilation):
-  del quick_compilation
+def looked():
   config = small_model.shape()
   params = video_llm.random_parameters(config, jax.random.key(0))
   told = []

@@ -49,8 +49,7 @@ def test_shape_and_weights_come_back(written):
   assert rooms_words.STOP in loaded.stop_ids
 
 
-def test_logits_are_equal(written, quick_compilation):
-  del quick_compilation
+def test_logits_are_equal(written):
   config, params, directory, _ = written
   loaded = checkpoint.load(directory)
   data = rooms_batches.BatchConfig(

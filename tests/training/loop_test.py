@@ -13,8 +13,6 @@ from vrex_jax.training import loop
 from vrex_jax.training import small_model
 from vrex_jax.training import state as state_lib
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STAGES = tuple(
   dataclasses.replace(stage, steps=3)
   for stage in (
@@ -60,9 +58,8 @@ def leaves(state):
 
 
 @pytest.fixture(scope="module")
-def whole(quick_compilation):
+def whole():
   """A training without an interruption, and the steps it reported."""
-  del quick_compilation
   return run(begin(), lambda state: None)
 
 

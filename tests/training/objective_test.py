@@ -29,8 +29,7 @@ def shape(layers=2):
 
 
 @pytest.fixture(scope="module")
-def model(quick_compilation):
-  del quick_compilation
+def model():
   config = shape()
   params = video_llm.random_parameters(config, jax.random.key(0))
   return config, params

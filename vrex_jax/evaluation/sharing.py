@@ -23,7 +23,7 @@ def prefills_densely(policy: policy_lib.KVPolicy) -> bool:
 
   Example:
     >>> from vrex_jax import policy_syntax
-    >>> late = policy_syntax.make_policy("resv(stages=question|answer)")
+    >>> late = policy_syntax.make_policy("resv(stages=('question', 'answer'))")
     >>> prefills_densely(late)
     True
     >>> prefills_densely(policy_syntax.make_policy("resv"))

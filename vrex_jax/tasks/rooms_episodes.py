@@ -33,7 +33,7 @@ __all__ = [
 OLD_FRAMES = 16
 """An item is old when all that shows its answer is further back than this."""
 KINDS = (*questions_lib.KINDS, "narration")
-UNLEARNED = ("before", "count")
+UNLEARNED = ("before",)
 """Kinds of questions that the shipped model has not learned."""
 _HELD_OUT = 2**31
 """Begins the seed of every stream; no training draws from it."""
