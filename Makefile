@@ -43,7 +43,7 @@ demo: $(VENV)/hf+video.stamp
 	  --video $(RUNS)/rooms.mp4 --policy "full | resv" \
 	  --question "60: colour-now - - ?" --out $(RUNS)/demo
 	$(VENV)/bin/python experiments/answer_film.py \
-	  --film $(RUNS)/rooms.mp4 --policy "full | resv | sliding_window"
+	  --film $(RUNS)/rooms.mp4 --policy "full | sliding_window | resv"
 
 test: $(VENV)/test.stamp
 	$(VENV)/bin/python -m pytest -m "not parity" -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
