@@ -228,7 +228,7 @@ def _stream_all(
 def _print_answer(
   question: questions_lib.Question, answer: str, tokens: int
 ) -> None:
-  if _CHECKPOINT.value is None:
+  if _PRESET.value is not None:
     answer = f"({tokens} tokens of noise: the weights are random)"
   tqdm.tqdm.write(f"  {question.time_s:7.1f} s  {question.text}  {answer}")
 

@@ -266,6 +266,30 @@ def test_denormal_scores_end_and_keep_the_best():
   assert keep.tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize(
+  ("scores", "counts", "ratio", "expected"),
+  [
+    # The least normal number is next to zero: nothing to halve in between.
+    ([1.2e-38, 0.0], [1, 1], 0.3, [True, False]),
+    ([1e-37, 1.2e-38, 0.0], [1, 9, 1], 0.9, [True, True, False]),
+    ([1.2e-38, -0.0], [1, 1], 0.3, [True, False]),
+  ],
+)
+def test_the_search_ends_beside_zero(scores, counts, ratio, expected):
+  assert kept(scores, counts, ratio)[0][0].tolist() == expected
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_the_search_ends_over_many_octaves(zero):
+  """Half the mass in every octave down to the last, where most of it lies."""
+  octaves = 2.0 ** -np.arange(45.0)
+  counts = np.ones(46, np.int64)
+  counts[44] = 10**9
+  scores = np.append(octaves, zero).astype(np.float32)
+  keep, _ = wicsum.wicsum(scores[None], jnp.asarray(counts), 0.999997)
+  assert keep[0, 0]
+
+
 @pytest.mark.parametrize("form", ["exact", "buckets"])
 @pytest.mark.parametrize("treatment", wicsum.TREATMENTS)
 def test_dead_clusters_are_never_kept(form, treatment):

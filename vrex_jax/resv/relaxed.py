@@ -97,7 +97,11 @@ def soft_wicsum(
 
   below = lambda at: jax.nn.sigmoid((at - enters) / temperature)
   start = below(0.0)
-  weights = (below(ratio) - start) / (below(1.0) - start)
+  # Where the temperature smears everything, w_j = r; float32 has no span left.
+  span = below(1.0) - start
+  weights = jnp.where(
+    span > 0, (below(ratio) - start) / jnp.where(span > 0, span, 1.0), ratio
+  )
   return jnp.where(live, jnp.where(best, 1.0, weights), 0.0)
 
 

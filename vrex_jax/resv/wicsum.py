@@ -34,6 +34,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vrex_jax.resv import blocks
 from vrex_jax.typing import Array, Bool, Float, Int
@@ -62,6 +63,7 @@ TREATMENTS = ("clamped", "raw", "shift_min", "exp")
 
 _PLAIN_STEPS = 15
 _LINEAR_STEPS = 40
+_ZERO = np.uint32(0x007FFFFF)
 
 
 class Rows(NamedTuple):
@@ -98,7 +100,8 @@ def wicsum(
     buckets: n.
 
   Returns:
-    b[M, C], and the thresholds.
+    b[M, C], and the thresholds. Scores and their weighted sum must be finite in
+    float32; past that (sums above 3e38) a row keeps more than it asks for.
 
   Example:
     >>> scores = jnp.array([[9.0, 8, 7, 2, 1, 1, 1, 1]])
@@ -224,12 +227,21 @@ def _how_many(scores: Float, filled: Int, least: Float) -> Int:
 
 
 def _image(value: Float) -> Array:
-  """Bits of a float32 ≥ 0: u32, in the same order."""
-  return jax.lax.bitcast_convert_type(value, jnp.uint32)
+  """Place of a float32 ≥ 0 among all of them: u32, in the same order.
+
+  CPUs and accelerators take what is smaller than the least normal number for
+  zero, so there is one place for zero and the next is for that number:
+
+    bits   0 … 0x007fffff, 0x80000000   0x00800000  …
+    place      0x007fffff               0x00800000  …
+  """
+  bits = jax.lax.bitcast_convert_type(value, jnp.uint32)
+  return jnp.where(value > 0, jnp.maximum(bits, _ZERO), _ZERO)
 
 
 def _value(image: Array) -> Float:
-  return jax.lax.bitcast_convert_type(image, jnp.float32)
+  value = jax.lax.bitcast_convert_type(image, jnp.float32)
+  return jnp.where(image > _ZERO, value, 0.0)
 
 
 def _next_up(value: Float) -> Float:
