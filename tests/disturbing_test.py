@@ -1,5 +1,7 @@
 """Disturbances that softmax does not see, and one that it does."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ SIZES = disturbing.Statistics(
 )
 
 
+@functools.cache
 def outputs(text, name=None, size=3.0):
   """Hidden states of all frames, and the numbers of slots read by them."""
   disturb = disturbing.make(name, size, SIZES, DECODER) if name else None
@@ -36,19 +39,10 @@ def outputs(text, name=None, size=3.0):
   return hidden, events.counts.past_attended
 
 
-@pytest.mark.parametrize(
-  ("name", "policy"),
-  [
-    ("key_bias", "full"),
-    ("key_bias", "sliding_window(frames=2)"),
-    ("channel_scale", "full"),
-    # Positions are given anew here, which a bias of rotated keys would notice.
-    ("channel_scale", "streaming_llm(window_tokens=9)"),
-  ],
-)
-def test_attention_to_fixed_sets_does_not_change(name, policy):
-  plain, _ = outputs(policy)
-  disturbed, _ = outputs(policy, name, 1.0)
+@pytest.mark.parametrize("name", ["key_bias", "channel_scale"])
+def test_attention_of_the_full_cache_does_not_change(name):
+  plain, _ = outputs("full")
+  disturbed, _ = outputs("full", name, 1.0)
   np.testing.assert_allclose(disturbed, plain, atol=2e-5)
 
 

@@ -57,7 +57,6 @@ def test_full_reads_every_token_of_the_frames_before():
   "text",
   [
     "resv(wicsum_ratio=0.2, sink_tokens=0)",
-    "sliding_window(frames=2)",
     "streaming_llm(sink_tokens=2, window_tokens=9)",
   ],
 )
