@@ -1,7 +1,8 @@
 # Every target sets itself up on a machine that has Python and nothing else.
 #
 #   make demo     stream a rendered video through the small trained model
-#   make test     the whole suite, doctests included; needs no torch
+#   make test     the suite, doctests included; needs no torch
+#   make test-slow  scripts and laws that take long: a training, an ablation
 #   make lint     ruff check, ruff format --check, mypy
 #   make parity   compare live with torch and transformers
 #   make format   apply ruff's formatting and safe fixes
@@ -20,7 +21,7 @@ comma := ,
 PIP_INSTALL = -m pip install -qq --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint parity format clean
+.PHONY: demo test test-slow lint parity format clean
 
 # One stamp per environment and set of extras; a changed pyproject.toml renews
 # it. The stamp is written last, so that a failed install is tried again.
@@ -46,7 +47,10 @@ demo: $(VENV)/hf+video.stamp
 	  --film $(RUNS)/rooms.mp4 --policy "full | sliding_window | resv"
 
 test: $(VENV)/test.stamp
-	$(VENV)/bin/python -m pytest -m "not parity" -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "not parity and not slow" -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+test-slow: $(VENV)/test.stamp
+	$(VENV)/bin/python -m pytest -m slow -n $(PYTEST_JOBS) $(PYTEST_ARGS)
 
 lint: $(VENV)/test+lint.stamp
 	$(VENV)/bin/ruff check

@@ -46,6 +46,7 @@ def test_attention_of_the_full_cache_does_not_change(name):
   np.testing.assert_allclose(disturbed, plain, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_what_resv_reads_changes_with_a_bias_and_centering_repairs_it():
   repaired = "resv(sink_tokens=0, key_centering=mean, scores=shift_min)"
   moved = {}

@@ -134,6 +134,7 @@ def test_recall_is_whole_under_full_and_nothing_behind_a_window(full, window):
     assert one.read[: one.item.time - 16].max() == 0.0
 
 
+@pytest.mark.slow
 def test_sharing_a_prefill_changes_nothing(full, episodes, model):
   """Nor do blocks of another length."""
   late = policy_syntax.make_policy("resv(stages=('question', 'answer'))")

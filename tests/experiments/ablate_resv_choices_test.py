@@ -247,6 +247,7 @@ def kept(run, place):
   )
 
 
+@pytest.mark.slow
 def test_rows_and_shares_are_kept_with_a_picture(kept):
   assert kept.varied.files == ["config.toml", "metrics.json", "plot.png"]
   assert kept.varied.metrics["interrupted"] is False
@@ -260,6 +261,7 @@ def test_rows_and_shares_are_kept_with_a_picture(kept):
   assert union[1372] is None  # the recording has fewer rows
 
 
+@pytest.mark.slow
 def test_rows_that_are_there_are_taken_over(kept):
   base, _ = kept.varied.metrics["rows"]
   assert base == a_row("base", "")
@@ -268,6 +270,7 @@ def test_rows_that_are_there_are_taken_over(kept):
   assert "taken over from disturbed: 3 of 4 rows" in kept.disturbed.done.stdout
 
 
+@pytest.mark.slow
 def test_a_person_reads_a_table(kept):
   lines = kept.varied.done.stdout.splitlines()
   assert lines[1].split()[:4] == ["kept", "%", "quest.", "%"]
@@ -279,6 +282,7 @@ def test_a_person_reads_a_table(kept):
   assert lines[-2].split() == ["1372", "-", "-", "-"]
 
 
+@pytest.mark.slow
 def test_disturbed_rows_say_how_far_the_full_cache_moves(kept):
   assert kept.disturbed.files == ["config.toml", "metrics.json"]
   *_, row = kept.disturbed.metrics["rows"]
@@ -294,6 +298,7 @@ def test_disturbed_rows_say_how_far_the_full_cache_moves(kept):
   assert len(line) == len(header)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_rows_that_are_done(repository, place, environment):
   leave_rows(place / "stopped", [a_row("base", "")], vary=["rows", "scores"])
   script = repository / "experiments" / "ablate_resv_choices.py"

@@ -10,6 +10,7 @@ from safetensors import numpy as safetensors_numpy
 from tests import scripts
 from vrex_jax.models import checkpoint
 
+pytestmark = pytest.mark.slow
 MODULES = (
   "absl.app",
   "tqdm",

@@ -60,6 +60,7 @@ def causal(config, params, hidden, position=None):
   )[0]
 
 
+@pytest.mark.slow
 def test_stream_and_branches_equal_the_causal_decoder(model, batch):
   config, params = model
   out = objective.logits(config, params, batch)
