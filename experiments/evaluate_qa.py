@@ -66,20 +66,8 @@ _KINDS = flags.DEFINE_list(
 _BATCH = flags.DEFINE_integer(
   "batch", 8, "Most streams side by side.", lower_bound=1
 )
-_LOOKAHEAD = flags.DEFINE_integer(
-  "lookahead",
-  0,
-  "1: select for a layer while the one before it runs.",
-  lower_bound=0,
-  upper_bound=1,
-)
-_RECENT_TOKENS = flags.DEFINE_integer(
-  "recent_tokens",
-  None,
-  "Always attended; one frame by default.",
-  lower_bound=0,
-  upper_bound=2**30,
-)
+_LOOKAHEAD = model_flags.lookahead()
+_RECENT_TOKENS = model_flags.recent_tokens()
 _DISTURB = flags.DEFINE_enum(
   "disturb",
   "none",

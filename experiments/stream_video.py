@@ -85,23 +85,11 @@ _BLOCK_FRAMES = flags.DEFINE_integer(
   "Frames of one jitted scan. Default: 8, or 1 for a source without an end.",
   lower_bound=1,
 )
-_LOOKAHEAD = flags.DEFINE_integer(
-  "lookahead",
-  0,
-  "1: select for a layer while the one before it runs.",
-  lower_bound=0,
-  upper_bound=1,
-)
+_LOOKAHEAD = model_flags.lookahead()
 _LOOKAHEAD_QUERY = flags.DEFINE_enum(
   "lookahead_query", "own", ["own", "next"], "Query of a look-ahead selection."
 )
-_RECENT_TOKENS = flags.DEFINE_integer(
-  "recent_tokens",
-  None,
-  "Always attended; one frame by default.",
-  lower_bound=0,
-  upper_bound=2**30,
-)
+_RECENT_TOKENS = model_flags.recent_tokens()
 _RESIDENT_TOKENS = flags.DEFINE_integer(
   "resident_tokens",
   None,

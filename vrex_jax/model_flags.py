@@ -2,7 +2,14 @@
 
 from absl import flags
 
-__all__ = ["checkpoint", "fps", "max_frames", "preset"]
+__all__ = [
+  "checkpoint",
+  "fps",
+  "lookahead",
+  "max_frames",
+  "preset",
+  "recent_tokens",
+]
 
 # Flags belong to the script that asks for them: its --help and its settings.
 flags.disclaim_key_flags()
@@ -36,3 +43,25 @@ def fps() -> flags.FlagHolder[float]:
 def max_frames(default: int | None = None) -> flags.FlagHolder[int | None]:
   """Defines --max_frames."""
   return flags.DEFINE_integer("max_frames", default, "Stop after this many.")
+
+
+def lookahead() -> flags.FlagHolder[int]:
+  """Defines --lookahead."""
+  return flags.DEFINE_integer(
+    "lookahead",
+    0,
+    "1: select for a layer while the one before it runs.",
+    lower_bound=0,
+    upper_bound=1,
+  )
+
+
+def recent_tokens() -> flags.FlagHolder[int | None]:
+  """Defines --recent_tokens."""
+  return flags.DEFINE_integer(
+    "recent_tokens",
+    None,
+    "Always attended; one frame by default.",
+    lower_bound=0,
+    upper_bound=2**30,
+  )
