@@ -21,7 +21,6 @@ from absl import flags
 
 from vrex_jax import command
 from vrex_jax import model_flags
-from vrex_jax import model_source
 from vrex_jax import policy_syntax
 from vrex_jax.errors import InputError
 from vrex_jax.evaluation import cell
@@ -30,7 +29,6 @@ from vrex_jax.evaluation import streaming
 from vrex_jax.evaluation import words
 from vrex_jax.tasks import rooms_episodes
 from vrex_jax.tasks import rooms_film
-from vrex_jax.tasks import rooms_questions
 
 _FILM = flags.DEFINE_string("film", None, "mp4 of vrex_jax.tasks.rooms_film.")
 _CHECKPOINT = model_flags.checkpoint()
@@ -52,16 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     )
   policies = policy_syntax.parse_policies(_POLICY.value)
   film = rooms_film.load_film(pathlib.Path(_FILM.value))
-  model = model_source.load_model(
-    _CHECKPOINT.value,
-    None,
-    dtype="float32",
-    seed=0,
-    report=lambda text: print(f"model  {text}"),
-  )
-  ids = words.word_ids(
-    model, rooms_questions.WORDS, _CHECKPOINT.value or "(shipped)"
-  )
+  model, ids = words.load_rooms_model(_CHECKPOINT.value)
   shape = rooms_episodes.EpisodeConfig(frames=film.frames)
   options = streaming.StreamOptions(batch=1)
   said, rows = {}, []

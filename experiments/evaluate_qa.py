@@ -29,7 +29,6 @@ from vrex_jax import command
 from vrex_jax import disturbing
 from vrex_jax import interrupt
 from vrex_jax import model_flags
-from vrex_jax import model_source
 from vrex_jax import plotting
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
@@ -43,7 +42,6 @@ from vrex_jax.evaluation import words
 from vrex_jax.models import checkpoint as checkpoint_lib
 from vrex_jax.study import resume
 from vrex_jax.tasks import rooms_episodes as episodes_lib
-from vrex_jax.tasks import rooms_questions
 
 _CHECKPOINT = model_flags.checkpoint()
 _POLICY = flags.DEFINE_string(
@@ -160,16 +158,7 @@ def main(arguments: Sequence[str]) -> None:
     left = resume.rows_left(_OUT.value, command.settings())
     rows = {_key(row): row for row in left}
     print(f"taken over from {_OUT.value}: {len(rows)} cells")
-  model = model_source.load_model(
-    _CHECKPOINT.value,
-    None,
-    dtype="float32",
-    seed=0,
-    report=lambda text: print(f"model  {text}"),
-  )
-  ids = words.word_ids(
-    model, rooms_questions.WORDS, _CHECKPOINT.value or "(shipped)"
-  )
+  model, ids = words.load_rooms_model(_CHECKPOINT.value)
   cells = [(policy, shape) for shape in shapes for policy in policies]
   streams, batch = cell.number_of_streams(
     _QUESTIONS.value, shapes[0].questions, _BATCH.value

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
+from vrex_jax import model_source
 from vrex_jax.errors import InputError
 from vrex_jax.models import checkpoint as checkpoint_lib
+from vrex_jax.tasks import rooms_questions
 
-__all__ = ["word_ids"]
+__all__ = ["load_rooms_model", "word_ids"]
 
 
 def word_ids(
@@ -37,3 +39,25 @@ def word_ids(
       )
     found[word] = ids[0]
   return found
+
+
+def load_rooms_model(
+  checkpoint: str | None,
+) -> tuple[checkpoint_lib.Checkpoint, dict[str, int]]:
+  """A model that knows the words of the rooms task, and their tokens.
+
+  Args:
+    checkpoint: value of --checkpoint; None for the model that ships.
+
+  Raises:
+    InputError: see `model_source.load_model` and `word_ids`.
+  """
+  model = model_source.load_model(
+    checkpoint,
+    None,
+    dtype="float32",
+    seed=0,
+    report=lambda text: print(f"model  {text}"),
+  )
+  name = checkpoint or "(shipped)"
+  return model, word_ids(model, rooms_questions.WORDS, name)
