@@ -64,6 +64,11 @@ _KINDS = flags.DEFINE_list(
 _BATCH = flags.DEFINE_integer(
   "batch", 8, "Most streams side by side.", lower_bound=1
 )
+_FILM = flags.DEFINE_bool(
+  "film",
+  False,
+  "Write every stream as an mp4 and read its frames back from there.",
+)
 _LOOKAHEAD = model_flags.lookahead()
 _RECENT_TOKENS = model_flags.recent_tokens()
 _DISTURB = flags.DEFINE_enum(
@@ -186,6 +191,7 @@ def main(arguments: Sequence[str]) -> None:
         streams=streams,
         word_ids=ids,
         seed=_SEED.value,
+        film=_FILM.value,
         told=bar.update,
         stopped=stopped,
       )

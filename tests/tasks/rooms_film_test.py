@@ -48,6 +48,18 @@ def test_pictures_come_back_nearly(written):
   assert np.abs(ours - drawn).mean() < shuffled / 2
 
 
+def test_films_of_a_batch_are_the_written_ones_and_leave_nothing(written):
+  episode, (path, _) = written
+  with rooms_film.filmed([episode, episode]) as films:
+    (first, second) = films
+    assert first.path != second.path
+    np.testing.assert_array_equal(
+      np.concatenate(list(second.pictures(24))),
+      np.concatenate(list(rooms_film.load_film(path).pictures(24))),
+    )
+  assert not first.path.parent.exists()
+
+
 @pytest.mark.parametrize(
   "text", ["{", "[]", '{"fps": 2}', '{"fps": 2, "frames": 3, "questions": 1}']
 )

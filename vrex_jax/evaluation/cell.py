@@ -1,7 +1,8 @@
 """One cell of an evaluation: a policy on streams of one length, as a row."""
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from vrex_jax.evaluation import scores
 from vrex_jax.evaluation import streaming
 from vrex_jax.models import checkpoint as checkpoint_lib
 from vrex_jax.tasks import rooms_episodes as episodes_lib
+from vrex_jax.tasks import rooms_film
 
 __all__ = ["FIELDS", "evaluate", "number_of_streams", "paired", "row"]
 
@@ -68,6 +70,7 @@ def evaluate(
   streams: int,
   word_ids: Mapping[str, int],
   seed: int = 0,
+  film: bool = False,
   told: Callable[[int], None] = lambda frames: None,
   stopped: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]]:
@@ -81,6 +84,7 @@ def evaluate(
     streams: how many.
     word_ids: token of every word.
     seed: of the episodes.
+    film: frames come from an mp4 written of each episode.
     told: called with numbers of frames, of all streams, that are done.
     stopped: has the user asked to end?
 
@@ -97,16 +101,16 @@ def evaluate(
       episodes_lib.draw(shape, seed, first + index)
       for index in range(options.batch)
     ]
-    outcomes.append(
-      streaming.run_batch(
+    with _shown(episodes, film) as streams_shown:
+      outcome = streaming.run_batch(
         model,
         group,
         options,
-        episodes,
+        streams_shown,
         first,
         lambda frames: told(frames * options.batch),
       )
-    )
+    outcomes.append(outcome)
   return [
     row(
       driver,
@@ -117,6 +121,17 @@ def evaluate(
     )
     for index, driver in enumerate(group.asked)
   ]
+
+
+@contextlib.contextmanager
+def _shown(
+  episodes: Sequence[episodes_lib.Episode], film: bool
+) -> Iterator[Sequence[episodes_lib.Stream]]:
+  if not film:
+    yield episodes
+    return
+  with rooms_film.filmed(episodes) as films:
+    yield films
 
 
 def row(

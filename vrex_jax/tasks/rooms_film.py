@@ -8,10 +8,12 @@ large as the model sees them, so that the codec's coarse colour hits less of
 them (and people can see something).
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,10 +28,19 @@ from vrex_jax.tasks import render
 from vrex_jax.tasks import rooms_episodes as episodes_lib
 from vrex_jax.tasks import rooms_pictures as pictures_lib
 
-__all__ = ["SCALE", "Film", "annotation_path", "load_film", "write_film"]
+__all__ = [
+  "SCALE",
+  "Film",
+  "annotation_path",
+  "filmed",
+  "load_film",
+  "write_film",
+]
 
 SCALE = 4
 """Pixels of the film along a pixel of the picture."""
+FPS = 2.0
+"""Frames per second of a film, unless another rate is asked for."""
 _FIELDS = ("kind", "text", "word", "time", "evidence")
 
 
@@ -140,6 +151,30 @@ def load_film(path: pathlib.Path) -> Film:
     ) from error
 
 
+@contextlib.contextmanager
+def filmed(
+  episodes: Sequence[episodes_lib.Episode],
+) -> Iterator[list[Film]]:
+  """Films of episodes, in a folder that is removed in the end.
+
+  Args:
+    episodes: the streams.
+
+  Yields:
+    A film for each, as it comes back from its mp4.
+
+  Raises:
+    InputError: see `render.write_mp4`.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    paths = [
+      pathlib.Path(folder, f"{index}.mp4") for index in range(len(episodes))
+    ]
+    for episode, path in zip(episodes, paths, strict=True):
+      write_film(episode, path, FPS)
+    yield [load_film(path) for path in paths]
+
+
 def _item(fields: dict[str, Any]) -> episodes_lib.Item:
   values = {name: fields[name] for name in _FIELDS}
   values["evidence"] = np.array(values["evidence"], np.int64)
@@ -150,7 +185,7 @@ def _define_flags() -> None:
   flags.DEFINE_string("out", None, "mp4 to write", required=True)
   flags.DEFINE_integer("frames", 256, "length of the film")
   flags.DEFINE_integer("visible", 4, "frames an object is seen for, at most")
-  flags.DEFINE_float("fps", 2.0, "frames per second")
+  flags.DEFINE_float("fps", FPS, "frames per second")
   flags.DEFINE_integer("seed", 0, "same seed, same film")
 
 
