@@ -372,6 +372,7 @@ def test_thresholds_may_be_numpy_and_one_for_each_head():
     ),
     ({"wicsum_ratio": float("inf")}, r"wicsum_ratio is inf; .*try"),
     ({"wicsum_ratio": True}, r"wicsum_ratio is True; .*try"),
+    ({"text_ratio": -1}, r"text_ratio is -1; .*try text_ratio=0\.02"),
     ({"hamming_threshold": -1}, r"hamming_threshold is -1.*_threshold=7"),
     ({"hamming_threshold": 2.5}, r"hamming_threshold is 2\.5.*whole"),
     ({"hamming_threshold": 34}, r"is 34; .* to 33 .*codes of 32 bits.*try"),

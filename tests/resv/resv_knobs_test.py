@@ -99,6 +99,22 @@ def test_a_ratio_of_its_own_for_every_stage_layer_and_head(made):
   np.testing.assert_array_equal(same, base)
 
 
+def test_text_may_have_a_ratio_of_its_own(made):
+  """It is of questions and answers, whatever the shape of the other."""
+  state = made.own.start(wicsum_ratio=np.array([[0.1], [0.2]]), text_ratio=0.02)
+  (first, second) = np.asarray(state.policy.wicsum_ratio)
+  np.testing.assert_array_equal(first, second)
+  ratios = dict(zip(policy_lib.STAGES, first, strict=True))
+  for stage in ("question", "answer"):
+    assert np.all(ratios[stage] == np.float32(0.02))
+  for stage in ("prompt", "frame"):
+    expected = np.float32([[0.1, 0.1], [0.2, 0.2]])
+    np.testing.assert_array_equal(ratios[stage], expected)
+  # None is the other's.
+  state = made.own.start(wicsum_ratio=0.1)
+  assert np.all(np.asarray(state.policy.wicsum_ratio) == np.float32(0.1))
+
+
 def test_a_higher_ratio_loads_no_less(made):
   """In layer 0 of every frame: its queries and keys stay the same."""
   previous = np.zeros(())

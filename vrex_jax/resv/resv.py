@@ -40,6 +40,7 @@ LEAST_CLUSTERS = 64
 """Room of a table on a short stream."""
 SLOTS_PER_CLUSTER = 8
 """Slots for one cluster of room; the paper counts 32 tokens in a cluster."""
+_TEXT = ("question", "answer")
 
 
 class State(flax.struct.PyTreeNode):
@@ -64,6 +65,7 @@ def resv(
   *,
   wicsum_ratio: float | Float | np.ndarray = 0.3,
   hamming_threshold: int = 7,
+  text_ratio: float | Float | np.ndarray | None = None,
   hash_bits: int = 32,
   hash_keys: str = "rotated",
   key_centering: str = "none",
@@ -88,6 +90,9 @@ def resv(
       may also be an array that broadcasts to [STAGES, L, K].
     hamming_threshold: keys whose codes differ in fewer bits are near (paper:
       7). A knob.
+    text_ratio: `wicsum_ratio` of questions and answers, where it is not that of
+      frames (paper: one threshold, and one retrieval ratio each, Table II). A
+      knob; None for the same.
     hash_bits: this and all that follow: see `choices.Choices`.
     hash_keys: see there.
     key_centering: see there.
@@ -110,6 +115,8 @@ def resv(
   Example:
     >>> resv(wicsum_ratio=0.2, rows="pooled").name
     'resv(wicsum_ratio=0.2, hamming_threshold=7, rows=pooled)'
+    >>> resv(text_ratio=0.02).name
+    'resv(wicsum_ratio=0.3, hamming_threshold=7, text_ratio=0.02)'
 
   Source: Secs. IV.B-C, settings of Sec. VI.E.
   """
@@ -130,14 +137,19 @@ def resv(
     table_capacity=table_capacity,
     seed=seed,
   )
-  _check_knobs(wicsum_ratio, hamming_threshold, chosen.hash_bits)
+  _check_ratio("wicsum_ratio", wicsum_ratio, 0.3)
+  if text_ratio is not None:
+    _check_ratio("text_ratio", text_ratio, 0.02)
+  _check_threshold(hamming_threshold, chosen.hash_bits)
+  knobs = {
+    "wicsum_ratio": wicsum_ratio,
+    "hamming_threshold": hamming_threshold,
+    "text_ratio": text_ratio,
+  }
   return policy_lib.KVPolicy(
-    name=_name(wicsum_ratio, hamming_threshold, chosen),
+    name=_name(knobs, chosen),
     needs=policy_lib.Needs(stages=chosen.stages),
-    knobs={
-      "wicsum_ratio": wicsum_ratio,
-      "hamming_threshold": hamming_threshold,
-    },
+    knobs=knobs,
     init=lambda spec, params, knobs, sample: _init(chosen, spec, knobs),
     select=lambda *arguments: _select(chosen, *arguments),
     write=lambda *arguments: _write(chosen, *arguments),
@@ -145,12 +157,15 @@ def resv(
   )
 
 
-def _check_knobs(ratio: Any, threshold: Any, bits: int) -> None:
+def _check_ratio(name: str, ratio: Any, usual: float) -> None:
   if not _is_ratio(ratio):
     raise InputError(
-      f"resv: wicsum_ratio is {ratio!r}; it must be a number from 0 (the best"
-      " cluster) to 1 (everything, as above it): try wicsum_ratio=0.3"
+      f"resv: {name} is {ratio!r}; it must be a number from 0 (the best"
+      f" cluster) to 1 (everything, as above it): try {name}={usual}"
     )
+
+
+def _check_threshold(threshold: Any, bits: int) -> None:
   whole = isinstance(threshold, (int, np.integer))
   if not whole or isinstance(threshold, bool) or not 0 <= threshold <= bits + 1:
     raise InputError(
@@ -171,14 +186,13 @@ def _is_ratio(value: Any) -> bool:
   return bool(np.all(values >= 0.0) and np.all(values < math.inf))
 
 
-def _name(ratio: Any, threshold: int, chosen: choices_lib.Choices) -> str:
-  """Both knobs, and every choice that is not the default."""
+def _name(knobs: dict[str, Any], chosen: choices_lib.Choices) -> str:
+  """Knobs, and every choice that is not the default."""
   defaults = inspect.signature(resv).parameters
   given: dict[str, Any] = {
-    "wicsum_ratio": ratio
-    if np.ndim(ratio) == 0
-    else np.asarray(ratio).tolist(),
-    "hamming_threshold": threshold,
+    name: value if np.ndim(value) == 0 else np.asarray(value).tolist()
+    for name, value in knobs.items()
+    if value is not None
   }
   for name, value in dataclasses.asdict(chosen).items():
     if value != defaults[name].default:
@@ -200,7 +214,6 @@ def _init(
   if chosen.key_centering == "mean":
     center_sum = jnp.zeros((layers, num_tables, width), jnp.float32)
     center_count = jnp.int32(0)
-  ratio = jnp.asarray(knobs["wicsum_ratio"], jnp.float32)
   return State(
     table=clustering.create(
       num_layers=layers,
@@ -210,13 +223,24 @@ def _init(
       width=width,
       bits=chosen.hash_bits,
     ),
-    wicsum_ratio=jnp.broadcast_to(
-      ratio, (len(policy_lib.STAGES), layers, heads)
-    ),
+    wicsum_ratio=_ratios(knobs, layers, heads),
     hamming_threshold=jnp.asarray(knobs["hamming_threshold"], jnp.int32),
     center_sum=center_sum,
     center_count=center_count,
   )
+
+
+def _ratios(knobs: Any, layers: int, heads: int) -> Float:
+  """Of every stage, layer and head: f32[STAGES, L, K]."""
+  shape = (len(policy_lib.STAGES), layers, heads)
+  ratios = jnp.broadcast_to(
+    jnp.asarray(knobs["wicsum_ratio"], jnp.float32), shape
+  )
+  if knobs["text_ratio"] is None:
+    return ratios
+  text = jnp.broadcast_to(jnp.asarray(knobs["text_ratio"], jnp.float32), shape)
+  is_text = np.array([name in _TEXT for name in policy_lib.STAGES])
+  return jnp.where(is_text[:, None, None], text, ratios)
 
 
 # write
