@@ -6,7 +6,7 @@ decode ─► resize ─► blocks of frames ─► driver ─► trace, answers
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from vrex_jax import observing
 from vrex_jax import policy as policy_lib
 from vrex_jax import programs
 from vrex_jax import questions as questions_lib
-from vrex_jax import resize
+from vrex_jax import session_frames
 from vrex_jax import session_plan
 from vrex_jax import session_report
 from vrex_jax import stream
@@ -28,7 +28,6 @@ from vrex_jax import trace as trace_lib
 from vrex_jax import video
 from vrex_jax.errors import InputError
 from vrex_jax.models import checkpoint as checkpoint_lib
-from vrex_jax.models import video_llm
 from vrex_jax.typing import Frame
 
 __all__ = ["Progress", "Result", "stream_policy"]
@@ -110,20 +109,9 @@ def stream_policy(
       recent_tokens=options.recent_tokens,
       resident_tokens=options.resident_tokens,
     )
-    embed = _embed_function(model, plan.config)
+    embed = session_frames.embed_function(model, plan.config)
     driver = _compile(model, policy, plan, state, embed, progress, stopped)
     return _run(model, driver, state, embed, frames, plan, progress, stopped)
-
-
-def _embed_function(
-  model: checkpoint_lib.Checkpoint, config: stream_state.StreamConfig
-) -> stream.EmbedFrame:
-  def embed(params, frame, first):
-    return video_llm.embed_frame_tokens(
-      model.config, params, frame, first, dtype=config.dtype
-    )
-
-  return embed
 
 
 def _compile(
@@ -166,33 +154,6 @@ def _compile(
   return driver
 
 
-class _Sample(NamedTuple):
-  """Static. A resized frame and what it took to decode it."""
-
-  pixels: Frame
-  time_s: float
-  decode_s: float
-
-
-def _samples(
-  frames: video.Frames,
-  model: checkpoint_lib.Checkpoint,
-) -> Iterator[_Sample]:
-  """Frames at the model's size, decoding timed."""
-  image = model.config.image
-  resizer: resize.Resizer | None = None
-  while True:
-    begun = time.perf_counter()
-    frame = next(frames, None)
-    if frame is None:
-      return
-    height, width = frame.pixels.shape[:2]
-    if resizer is None or (resizer.height, resizer.width) != (height, width):
-      resizer = resize.Resizer.create(height, width, image.size, image.resize)
-    pixels = resizer(frame.pixels)
-    yield _Sample(pixels, frame.time_s, time.perf_counter() - begun)
-
-
 def _run(
   model: checkpoint_lib.Checkpoint,
   driver: programs.Driver,
@@ -211,7 +172,7 @@ def _run(
   waiting = list(zip(plan.questions, text.questions, strict=True))
   replies: list[tuple[questions_lib.Question, driver_lib.Reply]] = []
   decode_s: list[float] = []
-  block: list[_Sample] = []
+  block: list[session_frames.Sample] = []
   last = None
 
   def flush(run):
@@ -243,7 +204,7 @@ def _run(
       progress.answer(question, answer, len(reply.tokens[0]))
     return run
 
-  for sample in _samples(frames, model):
+  for sample in session_frames.samples(frames, model):
     run = ask_until(run, sample.time_s)
     block.append(sample)
     decode_s.append(sample.decode_s)
