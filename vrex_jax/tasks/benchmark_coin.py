@@ -198,10 +198,11 @@ def _clips(
     if following:
       asked.append(("next", prompts["next"], following[:1], "label"))
       single = len(following) == 1
-      fill = {"task": task, "count": str(len(following))}
       for name in ("procedure", "taskprocedure"):
         alone = "next" if name == "procedure" else "taskprocedure_next"
-        question = prompts[alone if single else name].format(**fill)
+        question = prompts[alone if single else name]
+        question = question.replace("{task}", task)
+        question = question.replace("{count}", str(len(following)))
         asked.append((name, question, following, "steps"))
     for name, question, answer, how in asked:
       bounds = (segment[0], segment[1])
