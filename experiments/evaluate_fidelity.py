@@ -28,7 +28,7 @@ the small model on two CPU cores; one prefill of the video a policy else.
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -157,6 +157,48 @@ def _answers(
   ]
 
 
+def _follow_all(
+  model,
+  policies: Sequence[policy_lib.KVPolicy],
+  plans: Sequence[session_plan.Plan],
+  rows: dict[str, dict[str, Any]],
+  write: Callable[[], None],
+) -> bool:
+  """Fills in the rows that are missing; says whether there were any."""
+  full = policies[0]
+  missing = [one.name for one in policies if one.name not in rows]
+  if not missing:
+    return False
+  runs = len({full.name, *missing})
+  with (
+    interrupt.graceful(_ANSWER) as stopped,
+    tqdm.tqdm(
+      total=runs * plans[0].source.expected, unit="frame", disable=None
+    ) as bar,
+    tempfile.TemporaryFile() as file,
+  ):
+    hooks = {"told": bar.update, "stopped": stopped}
+    bar.set_description(full.name)
+    found = following.reference_of(model, full, plans[0], file, **hooks)
+    if found is None:
+      return True
+    reference, followed = found
+    given = _answers(model, plans[0], reference)
+    rows[full.name] = fidelity_report.row(full.name, followed, given)
+    for policy, plan in zip(policies[1:], plans[1:], strict=True):
+      if policy.name in rows:
+        continue
+      bar.set_description(policy.name)
+      followed = following.follow_policy(
+        model, policy, plan, reference, **hooks
+      )
+      if followed is None:
+        break
+      rows[policy.name] = fidelity_report.row(policy.name, followed, given)
+      write()
+  return True
+
+
 def main(arguments: Sequence[str]) -> None:
   del arguments
   started = time.time()
@@ -177,42 +219,20 @@ def main(arguments: Sequence[str]) -> None:
     seed=_SEED.value,
     report=lambda text: print(f"model  {text}"),
   )
+
+  def write() -> None:
+    if _OUT.value is not None:
+      _write(policies, rows, started)
+
   plans = _plans(model, policies, source)
-  waiting = [one for one in policies[1:] if one.name not in rows]
-  runs = len(waiting) + bool(waiting or full.name not in rows)
-  with (
-    interrupt.graceful(_ANSWER) as stopped,
-    tqdm.tqdm(total=runs * source.expected, unit="frame", disable=None) as bar,
-    tempfile.TemporaryFile() as file,
-  ):
-    hooks = {"told": bar.update, "stopped": stopped}
-    found = None
-    if runs:
-      bar.set_description(full.name)
-      found = following.reference_of(model, full, plans[0], file, **hooks)
-    if found is not None:
-      reference, followed = found
-      given = _answers(model, plans[0], reference)
-      rows[full.name] = fidelity_report.row(full.name, followed, given)
-      for policy, plan in zip(policies, plans, strict=True):
-        if policy.name in rows:
-          continue
-        bar.set_description(policy.name)
-        followed = following.follow_policy(
-          model, policy, plan, reference, **hooks
-        )
-        if followed is None:
-          break
-        rows[policy.name] = fidelity_report.row(policy.name, followed, given)
-        if _OUT.value is not None:
-          _write(policies, rows, started)
+  is_new = _follow_all(model, policies, plans, rows, write)
   done = [rows[one.name] for one in policies if one.name in rows]
   if not done:
     raise KeyboardInterrupt
+  if is_new:
+    write()
   print(fidelity_report.table(done))
   if _OUT.value is not None:
-    if runs:
-      _write(policies, rows, started)
     print(f"written to {_OUT.value}: {', '.join(_FILES)}")
   if len(done) < len(policies):
     print(f"interrupted after {len(done)} of {len(policies)} policies")

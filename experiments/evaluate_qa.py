@@ -129,6 +129,7 @@ _OUT = flags.DEFINE_string(
 _SIZES = {"key_bias": 30.0, "channel_scale": 1.0, "sink": 8.0}
 _FILES = ("config.toml", "metrics.json", "accuracy.csv", "plot.png")
 _ANSWER = "the batch under way is finished first; Ctrl-C again drops the cell"
+_DROPS = "the clip under way is dropped, the others are kept"
 
 
 _OF_ROOMS = (
@@ -312,7 +313,7 @@ def _benchmark(started: float) -> None:
       quiet=True,
     )
 
-  with interrupt.graceful(_ANSWER) as stopped:
+  with interrupt.graceful(_DROPS) as stopped:
     benchmark_cells.evaluate(
       model, policies, clips, sources, options, records, write, stopped
     )
