@@ -11,38 +11,77 @@ shape.
 Answers and narration are counted apart, old events apart from present ones;
 intervals are of 95 %, by bootstrap over streams. `full` is always in the table.
 
-Ctrl-C ends after the batch under way. Finished cells (a policy at a length) are
-in --out as soon as they are done; the same command with --resume skips them.
+  python experiments/evaluate_qa.py --benchmark coin --data DIR \
+      --checkpoint DIR --policy "full | resv" --out runs/coin
+
+evaluates a public benchmark from a local folder instead, with the videos as
+streams: coin, mlvu, ovo, rvs_ego, rvs_movie, streamingbench (folder layouts and
+metrics: docs/streaming_qa.md). Answers are kept in answers.jsonl and, a file a
+policy, in predictions_N.jsonl.
+
+Ctrl-C ends after the batch under way. Finished cells (a policy at a length, or
+on a video) are in --out; the same command with --resume skips them.
 
 Hardware: any JAX device. Minutes: about two a policy for 4000 questions on
 streams of 512 frames, two cores.
 """
 
+import functools
+import pathlib
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import tqdm
 from absl import flags
 
 from vrex_jax import command
 from vrex_jax import disturbing
 from vrex_jax import interrupt
 from vrex_jax import model_flags
+from vrex_jax import model_source
 from vrex_jax import plotting
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
+from vrex_jax import session_plan
 from vrex_jax.errors import InputError
+from vrex_jax.evaluation import benchmark_cells
+from vrex_jax.evaluation import benchmark_report
+from vrex_jax.evaluation import benchmark_run
 from vrex_jax.evaluation import calibration
 from vrex_jax.evaluation import cell
 from vrex_jax.evaluation import report
-from vrex_jax.evaluation import sharing
+from vrex_jax.evaluation import rooms_cells
 from vrex_jax.evaluation import streaming
 from vrex_jax.evaluation import words
 from vrex_jax.models import checkpoint as checkpoint_lib
 from vrex_jax.study import resume
+from vrex_jax.tasks import benchmark_items
+from vrex_jax.tasks import benchmarks
 from vrex_jax.tasks import rooms_episodes as episodes_lib
 
+_BENCHMARK = flags.DEFINE_string(
+  "benchmark",
+  "rooms",
+  f"rooms, or a public one: {', '.join(benchmarks.BENCHMARKS)}.",
+)
+_DATA = flags.DEFINE_string(
+  "data", None, "Folder of a public benchmark: annotation and videos."
+)
+_TASKS = flags.DEFINE_list(
+  "tasks", [], "Of a public benchmark, such as step,next; all by default."
+)
+_MAX_VIDEOS = flags.DEFINE_integer(
+  "max_videos", None, "Of a public benchmark: the first so many.", 1
+)
+_FPS = model_flags.fps()
+_MAX_TOKENS = flags.DEFINE_integer(
+  "max_tokens", 64, "Of a public benchmark: longest answer, in tokens.", 1
+)
+_DTYPE = flags.DEFINE_enum(
+  "dtype",
+  "float32",
+  ["float32", "bfloat16"],
+  "Of a public benchmark: storage of weights and cache.",
+)
 _CHECKPOINT = model_flags.checkpoint()
 _POLICY = flags.DEFINE_string(
   "policy", "full | resv | sliding_window", "KV-cache policies, apart by |."
@@ -95,6 +134,15 @@ _OUT = flags.DEFINE_string(
 _SIZES = {"key_bias": 30.0, "channel_scale": 1.0, "sink": 8.0}
 _FILES = ("config.toml", "metrics.json", "accuracy.csv", "plot.png")
 _ANSWER = "the batch under way is finished first; Ctrl-C again drops the cell"
+_DROPS = "the clip under way is dropped, the others are kept"
+_OF_ROOMS = (
+  _FRAMES, _VISIBLE, _QUESTIONS, _KINDS, _BATCH, _FILM, _DISTURB, _DISTURB_SIZE,
+  _SEED,
+)  # fmt: skip
+_OF_BENCHMARKS = (_DATA, _TASKS, _MAX_VIDEOS, _FPS, _MAX_TOKENS, _DTYPE)
+_BENCHMARK_FILES = (
+  "config.toml", "metrics.json", "accuracy.csv", benchmark_cells.ANSWERS
+)  # fmt: skip
 
 
 def _lengths() -> list[int]:
@@ -124,13 +172,30 @@ def _shapes() -> list[episodes_lib.EpisodeConfig]:
 
 
 def _check_flags() -> None:
+  is_rooms = _BENCHMARK.value == "rooms"
+  if _BENCHMARK.value not in ("rooms", *benchmarks.BENCHMARKS):
+    raise InputError(
+      f"--benchmark is {_BENCHMARK.value!r}; the known ones are rooms,"
+      f" {', '.join(benchmarks.BENCHMARKS)}: choose one"
+    )
+  for flag in _OF_BENCHMARKS if is_rooms else _OF_ROOMS:
+    if flag.present:
+      raise InputError(
+        f"--{flag.name} is given beside --benchmark={_BENCHMARK.value}, which"
+        " does not take it: leave it out"
+      )
+  if not is_rooms and _DATA.value is None:
+    raise InputError(
+      f"--benchmark is {_BENCHMARK.value} and --data is missing; it must name"
+      " the folder with the annotation and the videos: add --data"
+    )
   if _RESUME.value and _OUT.value is None:
     raise InputError(
       "--resume is given without --out; cells are taken over from that folder:"
       " add --out"
     )
-  command.check_out(_OUT.value, _FILES)
-  if _OUT.value is not None:
+  command.check_out(_OUT.value, _FILES if is_rooms else _BENCHMARK_FILES)
+  if _OUT.value is not None and is_rooms:
     plotting.check_installed()
 
 
@@ -149,22 +214,16 @@ def _disturbance(
   )
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, int]:
-  return row["policy"], row["frames"]
-
-
-def main(arguments: Sequence[str]) -> None:
-  del arguments
-  started = time.time()
-  _check_flags()
+def _rooms(started: float) -> None:
+  """The task that comes with the package."""
   policies, shapes = _policies(), _shapes()
-  rows: dict[tuple[str, int], dict[str, Any]] = {}
+  cells = [(policy, shape) for shape in shapes for policy in policies]
+  rows: rooms_cells.Rows = {}
   if _RESUME.value:
     left = resume.rows_left(_OUT.value, command.settings())
-    rows = {_key(row): row for row in left}
+    rows = {(row["policy"], row["frames"]): row for row in left}
     print(f"taken over from {_OUT.value}: {len(rows)} cells")
   model, ids = words.load_rooms_model(_CHECKPOINT.value)
-  cells = [(policy, shape) for shape in shapes for policy in policies]
   streams, batch = cell.number_of_streams(
     _QUESTIONS.value, shapes[0].questions, _BATCH.value
   )
@@ -174,87 +233,113 @@ def main(arguments: Sequence[str]) -> None:
     recent_tokens=_RECENT_TOKENS.value,
     disturb=_disturbance(model),
   )
-  waiting = _groups([c for c in cells if (c[0].name, c[1].frames) not in rows])
-  total = sum(shape.frames * streams for _, shape in waiting)
-  with (
-    interrupt.graceful(_ANSWER) as stopped,
-    tqdm.tqdm(total=total, unit="frame", disable=None) as bar,
-  ):
-    for group, shape in waiting:
-      names = " | ".join(policy.name for policy in group)
-      bar.set_description(f"{names}, {shape.frames} frames")
-      new = cell.evaluate(
-        model,
-        group,
-        options,
-        shape,
-        streams=streams,
-        word_ids=ids,
-        seed=_SEED.value,
-        film=_FILM.value,
-        told=bar.update,
-        stopped=stopped,
-      )
-      if not new:
-        break
-      rows |= {_key(row): row for row in new}
-      full = rows["full", shape.frames]
-      for row in new:
-        row["minus_full"] = cell.paired(row, full)
-      if _OUT.value is not None:
-        _write(cells, rows, started)
-  done = _ordered(cells, rows)
+
+  def write() -> None:
+    done = rooms_cells.ordered(cells, rows)
+    if _OUT.value is None:
+      return
+    command.write_study(
+      _OUT.value,
+      done,
+      seed=_SEED.value,
+      started=started,
+      named={"interrupted": len(done) < len(cells)},
+      tables={"accuracy.csv": report.flat_rows(done)},
+      others={"plot.png": functools.partial(report.save_plot, done)},
+      quiet=True,
+    )
+
+  with interrupt.graceful(_ANSWER) as stopped:
+    rooms_cells.evaluate(
+      model,
+      cells,
+      options,
+      rows,
+      write,
+      streams=streams,
+      word_ids=ids,
+      seed=_SEED.value,
+      film=_FILM.value,
+      stopped=stopped,
+    )
+  done = rooms_cells.ordered(cells, rows)
   if done:
     print(report.table(done))
-  if len(done) < len(cells):
-    print(f"interrupted after {len(done)} of {len(cells)} cells")
-  elif _OUT.value is not None:
-    print(f"written to {_OUT.value}: {', '.join(_FILES)}")
+  _say_end(len(done), len(cells), "cells", _FILES)
 
 
-def _groups(
-  cells: Sequence[tuple[policy_lib.KVPolicy, episodes_lib.EpisodeConfig]],
-) -> list[tuple[list[policy_lib.KVPolicy], episodes_lib.EpisodeConfig]]:
-  """Cells in order; those of one length that prefill densely are one."""
-  groups: list[
-    tuple[list[policy_lib.KVPolicy], episodes_lib.EpisodeConfig]
-  ] = []
-  dense: dict[int, list[policy_lib.KVPolicy]] = {}
-  for policy, shape in cells:
-    shares = sharing.prefills_densely(policy)
-    if shares and shape.frames in dense:
-      dense[shape.frames].append(policy)
-      continue
-    groups.append(([policy], shape))
-    if shares:
-      dense[shape.frames] = groups[-1][0]
-  return groups
-
-
-def _ordered(
-  cells: Sequence[tuple[policy_lib.KVPolicy, episodes_lib.EpisodeConfig]],
-  rows: Mapping[tuple[str, int], dict[str, Any]],
-) -> list[dict[str, Any]]:
-  keys = [(policy.name, shape.frames) for policy, shape in cells]
-  return [rows[key] for key in keys if key in rows]
-
-
-def _write(
-  cells: Sequence[tuple[policy_lib.KVPolicy, episodes_lib.EpisodeConfig]],
-  rows: Mapping[tuple[str, int], dict[str, Any]],
-  started: float,
-) -> None:
-  done = _ordered(cells, rows)
-  command.write_study(
-    _OUT.value,
-    done,
-    seed=_SEED.value,
-    started=started,
-    named={"interrupted": len(done) < len(cells)},
-    tables={"accuracy.csv": report.flat_rows(done)},
-    others={"plot.png": lambda path: report.save_plot(done, path)},
-    quiet=True,
+def _benchmark(started: float) -> None:
+  """A public benchmark from a local folder."""
+  policies, name = _policies(), _BENCHMARK.value
+  data = pathlib.Path(_DATA.value)
+  clips = benchmark_run.choose(
+    benchmarks.read_benchmark(name, data), _TASKS.value, _MAX_VIDEOS.value
   )
+  videos = benchmark_items.find_videos(data, clips)
+  records = []
+  if _RESUME.value and resume.rows_left(_OUT.value, command.settings()):
+    records = benchmark_cells.records_left(_OUT.value)
+    print(f"taken over from {_OUT.value}: {len(records)} clips")
+  model = model_source.load_model(
+    _CHECKPOINT.value,
+    None,
+    dtype=_DTYPE.value,
+    seed=0,
+    report=lambda text: print(f"model  {text}"),
+  )
+  benchmark_run.check_vocabulary(model, clips, _CHECKPOINT.value or "(shipped)")
+  sources = benchmark_run.clip_sources(clips, videos, _FPS.value)
+  options = session_plan.Options(
+    max_tokens=_MAX_TOKENS.value,
+    dtype=_DTYPE.value,
+    lookahead=_LOOKAHEAD.value,
+    recent_tokens=_RECENT_TOKENS.value,
+  )
+  names = [policy.name for policy in policies]
+  total = len(clips) * len(policies)
+  rows_of = functools.partial(benchmark_report.rows_of, name, names)
+
+  def write(done) -> None:
+    if _OUT.value is None:
+      return
+    rows = rows_of(done)
+    texts = benchmark_cells.files(names, done)
+    command.write_study(
+      _OUT.value,
+      rows,
+      seed=0,
+      started=started,
+      named={"interrupted": len(done) < total},
+      tables={"accuracy.csv": benchmark_report.flat_rows(rows)},
+      others={
+        name: functools.partial(pathlib.Path.write_text, data=text)
+        for name, text in texts.items()
+      },
+      quiet=True,
+    )
+
+  with interrupt.graceful(_DROPS) as stopped:
+    benchmark_cells.evaluate(
+      model, policies, clips, sources, options, records, write, stopped
+    )
+  if records:
+    print(benchmark_report.table(rows_of(records)))
+  written = [*_BENCHMARK_FILES, *benchmark_cells.files(names, records)]
+  _say_end(len(records), total, "clips", list(dict.fromkeys(written)))
+
+
+def _say_end(done: int, total: int, what: str, files: Sequence[str]) -> None:
+  if done < total:
+    print(f"interrupted after {done} of {total} {what}")
+  elif _OUT.value is not None:
+    print(f"written to {_OUT.value}: {', '.join(files)}")
+
+
+def main(arguments: Sequence[str]) -> None:
+  del arguments
+  started = time.time()
+  _check_flags()
+  (_rooms if _BENCHMARK.value == "rooms" else _benchmark)(started)
 
 
 if __name__ == "__main__":

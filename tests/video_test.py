@@ -155,3 +155,12 @@ def test_loop_keeps_the_rhythm_when_fps_does_not_fit_the_length(tmp_path):
   path = films.write_numbers(tmp_path / "a.mp4", count=7)
   frames = video.read_frames(path, fps=5, loop=True, max_frames=8)
   assert films.numbers(frames) == [0, 2, 4, 6, 1, 3, 5, 0]
+
+
+def test_a_first_frame_leaves_out_those_before_on_the_same_clock(tmp_path):
+  path = films.write_numbers(tmp_path / "a.mp4", count=10)
+  frames = list(video.read_frames(path, fps=5, first_frame=2, max_frames=2))
+  assert films.numbers(frames) == [4, 6]
+  assert [(one.index, one.time_s) for one in frames] == [(2, 0.4), (3, 0.6)]
+  message = films.refusal(path, fps=5, first_frame=9)
+  assert "ends at 1 s and frames from 1.8 s on are wanted" in message

@@ -9,6 +9,7 @@ to the next call, so an old `Run` must not be used again.
   run = feed_text(driver, run, prompt)
   run = feed_frames(driver, run, frames, times)     # any number of times
   run, reply = ask(driver, run, question)           # undone, or kept
+  run, logits = follow(driver, run, question, answer)       # a given answer
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ __all__ = [
   "feed_frames",
   "feed_text",
   "finish_trace",
+  "follow",
 ]
 
 
@@ -236,6 +238,43 @@ def ask(
   return run, reply
 
 
+def follow(
+  driver: programs.Driver,
+  run: Run,
+  tokens: Sequence[Sequence[int]],
+  answers: Sequence[Sequence[int]],
+) -> tuple[Run, np.ndarray]:
+  """Asks every stream a question and feeds it a given answer; undone.
+
+  Teacher forcing: what the stream would have said itself is not fed. Events
+  and observations are those of `ask`, had it answered so.
+
+  Args:
+    driver: compiled programs, stages "question" and "given" among them.
+    run: before the question.
+    tokens: ids of each stream's question, B sequences.
+    answers: ids of each stream's answer, B sequences; may be empty.
+
+  Returns:
+    The run, and logits after each stream's last token, f32[B, vocabulary].
+
+  Raises:
+    InputError: the cache has no room for the question and its answer.
+  """
+  longest = _longest(tokens, "question", all_streams=True)
+  given = max(len(ids) for ids in answers)
+  run = _make_room(driver, run, longest + given)
+  cursor = run.cursor
+  saved = driver.programs["snapshot"](run.state)
+  run, logits = _prefill_text(driver, run, tokens, "question")
+  if given:
+    run, after = _prefill_text(driver, run, answers, "answer")
+    has_answer = np.array([len(ids) > 0 for ids in answers])
+    logits = np.where(has_answer[:, None], after, logits)
+  state = driver.programs["restore"](run.state, saved)
+  return dataclasses.replace(run, state=state, cursor=cursor), logits
+
+
 def _rows_per_head(driver: programs.Driver) -> int:
   rows = policy_lib.rows_of(driver.policy.needs, driver.config.decoder)
   return rows // driver.config.decoder.num_kv_heads
@@ -309,10 +348,13 @@ def _prefill_text(
 ) -> tuple[Run, np.ndarray]:
   """Chunks of `question_chunk` tokens, the last padded; logits of each stream.
 
-  Streams of a batch may differ in length: a stream whose text has ended is
-  padded and keeps the logits of its own last chunk.
+  A given answer goes token by token, as one that is decoded does. Streams of a
+  batch may differ in length: a stream whose text has ended is padded and keeps
+  the logits of its own last chunk.
   """
-  size = driver.config.question_chunk
+  is_answer = stage == "answer"
+  program = driver.programs["given" if is_answer else stage]
+  size = 1 if is_answer else driver.config.question_chunk
   longest = max(len(ids) for ids in tokens)
   chunks = -(-longest // size)
   logits = np.zeros((len(tokens), driver.config.decoder.vocab_size), np.float32)
@@ -324,13 +366,14 @@ def _prefill_text(
     lengths = np.array([len(ids) for ids in window])
     valid = np.arange(size)[None] < lengths[:, None]
     first = index == 0 and (stage != "prompt" or run.text_chunks == 0)
-    state, new, event, observation = driver.programs[stage](
+    last = index == chunks - 1 and not is_answer
+    state, new, event, observation = program(
       driver.params,
       run.state,
       padded,
       valid,
       np.asarray(first),
-      np.asarray(index == chunks - 1),
+      np.asarray(last),
     )
     logits = np.where((lengths > 0)[:, None], np.asarray(new), logits)
     run = dataclasses.replace(

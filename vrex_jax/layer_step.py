@@ -46,8 +46,9 @@ class ChunkContext(NamedTuple):
 class LayerOutput(NamedTuple):
   """Dynamic. What a layer leaves for `write`, observers and the trace.
 
-  Outputs of a layer that ran hold `past`, the slots read, and those that an
-  observer sees `query_next`; see `observing.Record`.
+  Outputs of a layer that ran hold `past`, the slots read, and `attended`, what
+  attention gave before the output projection; those that an observer sees
+  `query_next`; see `observing.Record`.
   """
 
   query: Float  # [B, N, T, H], rotated
@@ -59,6 +60,7 @@ class LayerOutput(NamedTuple):
   finite: Bool  # [B]
   query_next: Float | None = None  # [B, N, T, H], rotated
   past: Bitmap | None = None  # [B, A, S / 32]
+  attended: Float | None = None  # f32 [B, N, T, H]
 
 
 def chunk_context(
@@ -301,6 +303,7 @@ def layer_step(
     finite=jnp.all(jnp.isfinite(out) | ~live, axis=(1, 2)),
     query_next=query_next if observed else None,
     past=attended.past,
+    attended=attended.out,
   )
   state = state.replace(cache=cache, policy=policy_state, prefetched=prefetched)
   return out, state, upcoming, output

@@ -44,7 +44,7 @@ class Observed(NamedTuple):
     frame: frame each token belongs to.
     kind: stage of each token, an index of `policy.STAGES`.
     valid: tokens that are in the cache.
-    slots: slot metadata, the chunk's included.
+    cache: keys, values and slot metadata, the chunk's included.
   """
 
   hidden: Float  # [B, T, D]
@@ -53,7 +53,13 @@ class Observed(NamedTuple):
   frame: Int  # [B, T]
   kind: Int  # i8 [B, T]
   valid: Bool  # [B, T]
-  slots: cache_lib.SlotTable
+  cache: cache_lib.KVCache
+
+  @property
+  def last(self) -> Int:
+    """Index of the last valid token of every stream: i32[B]."""
+    index = jnp.arange(self.valid.shape[1])[None]
+    return jnp.max(jnp.where(self.valid, index, 0), axis=1)
 
 
 Observer = Callable[[Parameters, Observed], PyTree]
@@ -123,12 +129,10 @@ def frames_read(
   def observe(params: Parameters, seen: Observed) -> Reading:
     reads = [layer.past for layer in seen.layers]
     past = jnp.stack([slots for slots in reads if slots is not None])
-    index = jnp.arange(seen.valid.shape[1])[None]
-    final = jnp.max(jnp.where(seen.valid, index, 0), axis=1)
-    last = jnp.take_along_axis(seen.hidden, final[:, None, None], axis=1)
+    last = jnp.take_along_axis(seen.hidden, seen.last[:, None, None], axis=1)
     logits = module.apply({"params": params}, last, method="head")[:, 0]
     return Reading(
-      tokens=_by_frame(past, seen.slots, num_frames),
+      tokens=_by_frame(past, seen.cache.slots, num_frames),
       said=jnp.argmax(logits, axis=-1).astype(jnp.int32),
     )
 

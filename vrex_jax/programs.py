@@ -71,7 +71,8 @@ def compile_stream(
     block_frames: F, frames of one scan; 1 for live use.
     max_tokens: longest answer.
     stop_ids: token ids that end an answer.
-    stages: stages to compile; "question" and "answer" may be left out.
+    stages: stages to compile; "question" and "answer" may be left out, and
+      "given" added: one token of an answer that is not decoded but given.
     report: called with each stage's name before it is compiled.
 
   Returns:
@@ -79,14 +80,17 @@ def compile_stream(
   """
   batch = config.batch
   shape = jax.ShapeDtypeStruct
-  tokens = shape((batch, config.question_chunk), jnp.int32)
-  valid = shape((batch, config.question_chunk), bool)
   flag = shape((), bool)
   block = shape((block_frames, *frame.shape), frame.dtype)
   logits = shape((batch, config.decoder.vocab_size), jnp.float32)
   heat, key = shape((), jnp.float32), jax.eval_shape(jax.random.key, 0)
 
-  def text(stage: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+  def text(
+    stage: str, length: int
+  ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    tokens = shape((batch, length), jnp.int32)
+    valid = shape((batch, length), bool)
+
     def program(params_, state_, tokens_, valid_, first, last):
       return stream.prefill_tokens(
         config, policy, params_, state_, tokens_, valid_,
@@ -107,19 +111,19 @@ def compile_stream(
     )  # fmt: skip
 
   wanted: dict[str, tuple[Callable[..., Any], Any]] = {
-    "prompt": text("prompt"),
+    "prompt": text("prompt", config.question_chunk),
     "frame": (frames, (params, state, block, shape((block_frames,), bool))),
-    "question": text("question"),
+    "question": text("question", config.question_chunk),
     "answer": (answer, (params, state, logits, heat, key)),
+    "given": text("answer", 1),
   }
   programs: dict[str, Callable[..., Any]] = {}
   compile_s: dict[str, float] = {}
-  for stage in policy_lib.STAGES:
+  for stage, (function, arguments) in wanted.items():
     if stage not in stages:
       continue
     report(stage)
     begun = time.perf_counter()
-    function, arguments = wanted[stage]
     jitted = jax.jit(function, donate_argnums=1)
     programs[stage] = jitted.lower(*arguments).compile()
     compile_s[stage] = time.perf_counter() - begun

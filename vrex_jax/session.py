@@ -6,7 +6,7 @@ decode ─► resize ─► blocks of frames ─► driver ─► trace, answers
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from vrex_jax import observing
 from vrex_jax import policy as policy_lib
 from vrex_jax import programs
 from vrex_jax import questions as questions_lib
-from vrex_jax import resize
+from vrex_jax import session_frames
 from vrex_jax import session_plan
 from vrex_jax import session_report
 from vrex_jax import stream
@@ -28,10 +28,9 @@ from vrex_jax import trace as trace_lib
 from vrex_jax import video
 from vrex_jax.errors import InputError
 from vrex_jax.models import checkpoint as checkpoint_lib
-from vrex_jax.models import video_llm
 from vrex_jax.typing import Frame
 
-__all__ = ["Progress", "Result", "stream_policy"]
+__all__ = ["Progress", "Result", "compile_policy", "stream_policy"]
 
 
 class Progress(NamedTuple):
@@ -76,6 +75,7 @@ def stream_policy(
   plan: session_plan.Plan,
   progress: Progress,
   stopped: Callable[[], bool] = lambda: False,
+  driver: programs.Driver | None = None,
 ) -> Result:
   """Streams a video through a model under one policy.
 
@@ -86,6 +86,8 @@ def stream_policy(
     progress: who is told.
     stopped: asked before every compilation and after every frame whether the
       user wants to end (`interrupt.graceful`).
+    driver: of `compile_policy`, for a plan of the same shapes; compiled when
+      None. With it the vision tower is not timed by itself.
 
   Returns:
     The result; marked when it was stopped early.
@@ -95,46 +97,55 @@ def stream_policy(
     InputError: the video breaks off, or an endless stream outgrows the
       capacity.
   """
-  source, options = plan.source, plan.options
+  source = plan.source
   frames = video.read_frames(
     source.path,
     fps=source.fps,
     max_frames=source.max_frames,
     loop=source.loop,
+    first_frame=source.first_frame,
   )
   with contextlib.closing(frames):
-    state = stream_state.init(
-      plan.config,
-      policy,
-      model.params,
-      recent_tokens=options.recent_tokens,
-      resident_tokens=options.resident_tokens,
-    )
-    embed = _embed_function(model, plan.config)
-    driver = _compile(model, policy, plan, state, embed, progress, stopped)
-    return _run(model, driver, state, embed, frames, plan, progress, stopped)
+    embed = None
+    if driver is None:
+      embed = session_frames.embed_function(model, plan.config)
+      driver = compile_policy(model, policy, plan, progress, stopped)
+    return _run(model, driver, embed, frames, plan, progress, stopped)
 
 
-def _embed_function(
-  model: checkpoint_lib.Checkpoint, config: stream_state.StreamConfig
-) -> stream.EmbedFrame:
-  def embed(params, frame, first):
-    return video_llm.embed_frame_tokens(
-      model.config, params, frame, first, dtype=config.dtype
-    )
-
-  return embed
-
-
-def _compile(
+def _first_state(
   model: checkpoint_lib.Checkpoint,
   policy: policy_lib.KVPolicy,
   plan: session_plan.Plan,
-  state: stream_state.StreamState,
-  embed: stream.EmbedFrame,
+) -> stream_state.StreamState:
+  return stream_state.init(
+    plan.config,
+    policy,
+    model.params,
+    recent_tokens=plan.options.recent_tokens,
+    resident_tokens=plan.options.resident_tokens,
+  )
+
+
+def compile_policy(
+  model: checkpoint_lib.Checkpoint,
+  policy: policy_lib.KVPolicy,
+  plan: session_plan.Plan,
   progress: Progress,
-  stopped: Callable[[], bool],
+  stopped: Callable[[], bool] = lambda: False,
 ) -> programs.Driver:
+  """Programs for all streams of a plan's shapes under one policy.
+
+  Args:
+    model: configuration, weights, tokenizer, template.
+    policy: the policy.
+    plan: from `plan_stream`, for this policy.
+    progress: who is told.
+    stopped: asked before every compilation.
+
+  Raises:
+    StoppedError: it was stopped.
+  """
   size = model.config.image.size
   options = plan.options
   talk = ("question", "answer") if plan.questions else ()
@@ -148,8 +159,8 @@ def _compile(
     plan.config,
     policy,
     model.params,
-    state,
-    embed,
+    _first_state(model, policy, plan),
+    session_frames.embed_function(model, plan.config),
     jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8),
     block_frames=options.block_frames or 1,
     max_tokens=options.max_tokens,
@@ -166,38 +177,10 @@ def _compile(
   return driver
 
 
-class _Sample(NamedTuple):
-  """Static. A resized frame and what it took to decode it."""
-
-  pixels: Frame
-  time_s: float
-  decode_s: float
-
-
-def _samples(
-  frames: video.Frames,
-  model: checkpoint_lib.Checkpoint,
-) -> Iterator[_Sample]:
-  """Frames at the model's size, decoding timed."""
-  image = model.config.image
-  resizer: resize.Resizer | None = None
-  while True:
-    begun = time.perf_counter()
-    frame = next(frames, None)
-    if frame is None:
-      return
-    height, width = frame.pixels.shape[:2]
-    if resizer is None or (resizer.height, resizer.width) != (height, width):
-      resizer = resize.Resizer.create(height, width, image.size, image.resize)
-    pixels = resizer(frame.pixels)
-    yield _Sample(pixels, frame.time_s, time.perf_counter() - begun)
-
-
 def _run(
   model: checkpoint_lib.Checkpoint,
   driver: programs.Driver,
-  state: stream_state.StreamState,
-  embed: stream.EmbedFrame,
+  embed: stream.EmbedFrame | None,
   frames: video.Frames,
   plan: session_plan.Plan,
   progress: Progress,
@@ -205,13 +188,13 @@ def _run(
 ) -> Result:
   """Streams all frames, asking every question at its time."""
   text, options = plan.text, plan.options
-  run = driver_lib.Run(state)
+  run = driver_lib.Run(_first_state(model, driver.policy, plan))
   if text.prompt:
     run = driver_lib.feed_text(driver, run, [text.prompt])
   waiting = list(zip(plan.questions, text.questions, strict=True))
   replies: list[tuple[questions_lib.Question, driver_lib.Reply]] = []
   decode_s: list[float] = []
-  block: list[_Sample] = []
+  block: list[session_frames.Sample] = []
   last = None
 
   def flush(run):
@@ -243,7 +226,7 @@ def _run(
       progress.answer(question, answer, len(reply.tokens[0]))
     return run
 
-  for sample in _samples(frames, model):
+  for sample in session_frames.samples(frames, model):
     run = ask_until(run, sample.time_s)
     block.append(sample)
     decode_s.append(sample.decode_s)
@@ -264,7 +247,7 @@ def _run(
     )
   trace = driver_lib.finish_trace(driver, run)
   vision_s = None
-  if last is not None and not interrupted:
+  if last is not None and embed is not None and not interrupted:
     vision_s = _time_vision(model, embed, last.pixels)
   return Result(
     row=session_report.streaming_row(

@@ -46,6 +46,7 @@ class Source:
     expected: frames it will give, where that can be known (`find_source`).
     duration_s: declared length of the video, where it declares one.
     live: has no declared end: a camera, a network stream.
+    first_frame: number of the first frame, counted from the video's begin.
   """
 
   path: str
@@ -55,13 +56,14 @@ class Source:
   expected: int | None = None
   duration_s: float | None = None
   live: bool = False
+  first_frame: int = 0
 
   @property
   def end_s(self) -> float | None:
     """Time the stream ends at, seconds, where that can be known."""
     ends = []
     if self.expected is not None:
-      ends.append(self.expected / self.fps)
+      ends.append((self.first_frame + self.expected) / self.fps)
     if self.duration_s is not None and not self.loop:
       ends.append(self.duration_s)
     return min(ends, default=None)

@@ -233,7 +233,7 @@ def prefill_chunk(
         frame=frame,
         kind=kind,
         valid=stored,
-        slots=state.cache.slots,
+        cache=state.cache,
       ),
     )
   return state, hidden, event, observation

@@ -78,6 +78,7 @@ def read_frames(
   fps: float,
   max_frames: int | None = None,
   loop: bool = False,
+  first_frame: int = 0,
 ) -> "Frames":
   """Decodes a video, sampled at a steady rate.
 
@@ -91,6 +92,8 @@ def read_frames(
     fps: samples per second, above 0.
     max_frames: stop after this many samples; None for all.
     loop: start again at the end, for ever, on the same clock.
+    first_frame: number of the first sample; those before are left out, and
+      clocks go on counting from the video's begin.
 
   Returns:
     Generator of `VideoFrame`, times strictly increasing. The file is closed at
@@ -119,7 +122,7 @@ def read_frames(
       f"max_frames is {max_frames}; it must be at least 1: leave it out to read"
       " the whole video"
     )
-  return Frames(os.fspath(source), fps, max_frames, loop)
+  return Frames(os.fspath(source), fps, max_frames, loop, first_frame)
 
 
 def probe(source: str | os.PathLike[str]) -> VideoInfo:
@@ -210,11 +213,21 @@ class Frames(Generator[VideoFrame, None, None]):
   """
 
   def __init__(
-    self, source: str, fps: float, max_frames: int | None, loop: bool
+    self,
+    source: str,
+    fps: float,
+    max_frames: int | None,
+    loop: bool,
+    first_frame: int = 0,
   ):
     self._clock = _Clock()
-    self._rest = _read(source, fps, max_frames, loop, self._clock)
-    self._first: VideoFrame | None = next(self._rest)
+    self._rest = _read(source, fps, max_frames, loop, first_frame, self._clock)
+    self._first: VideoFrame | None = next(self._rest, None)
+    if self._first is None:
+      raise InputError(
+        f"{source} ends at {self.end_s:g} s and frames from"
+        f" {first_frame / fps:g} s on are wanted: begin earlier"
+      )
 
   @property
   def end_s(self) -> float:
@@ -251,11 +264,17 @@ class _Clock:
 
 
 def _read(
-  source: str, fps: float, max_frames: int | None, loop: bool, clock: _Clock
+  source: str,
+  fps: float,
+  max_frames: int | None,
+  loop: bool,
+  first_frame: int,
+  clock: _Clock,
 ) -> Generator[VideoFrame, None, None]:
   shown, pixels = None, np.zeros(0, np.uint8)
   samples = sampling.sample(clock.watch(_play(source, loop)), fps=fps)
-  for index, picture in itertools.islice(samples, max_frames):
+  end = None if max_frames is None else first_frame + max_frames
+  for index, picture in itertools.islice(samples, first_frame, end):
     if picture is not shown:
       shown, pixels = picture, video_file.upright(picture)
     yield VideoFrame(pixels, index / fps, index)

@@ -57,6 +57,36 @@ def test_a_conversation_reads_as_the_family_writes_it(name, tokenizer):
   assert ids == tokenizer.encode(CONVERSATIONS[name])
 
 
+ASKED_FIRST = {
+  "qwen2": (
+    "<|im_start|>system \nBe brief.<|im_end|><|im_start|>user What {a}?\n[F]"
+    "<|im_end|><|im_start|>assistant\n"
+  ),
+  "videollm_online": (
+    "<|begin_of_text|>Be brief.\n\nUser: What {a}?\n[[F]]\nAssistant:"
+  ),
+  "plain": "Be brief.\nWhat {a}?\n[F]\nAnswer:",
+}
+
+
+@pytest.mark.parametrize("name", ASKED_FIRST)
+def test_a_question_may_come_before_the_frames(name, tokenizer):
+  before, after = ASKED_FIRST[name].split("[F]")
+  found = prompt.question_before_tokens(
+    prompt.TEMPLATES[name], tokenizer, "What {a}?", "Be brief."
+  )
+  assert found == (tokenizer.encode(before), tokenizer.encode(after))
+
+
+def test_without_words_before_the_answer_no_question_comes_first(tokenizer):
+  bare = prompt.PromptTemplate(name="bare")
+  with pytest.raises(InputError, match="'bare' has no text between"):
+    prompt.question_before_tokens(bare, tokenizer, "What?")
+  opened = prompt.PromptTemplate(name="bare", answer_open=">")
+  _, after = prompt.question_before_tokens(opened, tokenizer, "What?")
+  assert after == tokenizer.encode(">")
+
+
 @pytest.mark.parametrize("name", sorted(prompt.TEMPLATES))
 def test_resuming_writes_the_stop_token_first(name, tokenizer):
   """Decoding leaves it out; the next turn must see it once."""

@@ -26,6 +26,7 @@ __all__ = [
   "PromptTemplate",
   "load_template",
   "prompt_tokens",
+  "question_before_tokens",
   "question_tokens",
   "resume_tokens",
   "stop_ids",
@@ -49,6 +50,10 @@ class PromptTemplate:
       the next question).
     stop_tokens: tokens that end an answer.
     system: system text where the user gives none.
+    question_before: holds "{question}"; in place of `stream_open` where the
+      question comes before the frames.
+    answer_open: closes the stream's turn and opens the answer's where the
+      question came before. By default what follows "{question}" in `question`.
   """
 
   name: str
@@ -59,9 +64,15 @@ class PromptTemplate:
   resume: str = ""
   stop_tokens: tuple[str, ...] = ()
   system: str = ""
+  question_before: str = "{stream_open}{question}\n"
+  answer_open: str | None = None
 
   def __post_init__(self):
-    for field, part in (("system_turn", "system"), ("question", "question")):
+    for field, part in (
+      ("system_turn", "system"),
+      ("question", "question"),
+      ("question_before", "question"),
+    ):
       text = getattr(self, field)
       if text.count(f"{{{part}}}") != 1:
         raise InputError(
@@ -106,6 +117,8 @@ TEMPLATES: dict[str, PromptTemplate] = {
       stream_open="\n[",
       question="]\nUser: {question}\nAssistant:",
       resume="<|eot_id|>\n[",
+      question_before="\nUser: {question}\n[",
+      answer_open="]\nAssistant:",
       stop_tokens=("<|eot_id|>", "<|end_of_text|>"),
       system=(
         "A multimodal AI assistant is helping users with some activities."
@@ -232,6 +245,53 @@ def question_tokens(
   return tokenizer.encode(template.question.replace("{question}", question))
 
 
+def question_before_tokens(
+  template: PromptTemplate,
+  tokenizer: tokenizer_lib.Tokenizer,
+  question: str,
+  system: str | None = None,
+) -> tuple[list[int], list[int]]:
+  r"""Token ids around the frames where the question comes before them.
+
+  Args:
+    template: the model family's.
+    tokenizer: the checkpoint's.
+    question: the user's text.
+    system: system text; the template's own when None, none at all when empty.
+
+  Returns:
+    Ids before the first frame, and from the last frame to the first token of
+    the answer.
+
+  Raises:
+    InputError: the template has nothing between the question and the answer, or
+      the tokenizer lacks a special token the template writes.
+
+  Example:
+    >>> template, bytes_ = TEMPLATES["plain"], tokenizer_lib.ByteTokenizer()
+    >>> before, after = question_before_tokens(template, bytes_, "why?")
+    >>> bytes_.decode(before), bytes_.decode(after)
+    ('why?\n', '\nAnswer:')
+  """
+  _check_special_tokens(template, tokenizer)
+  closing = template.answer_open
+  if closing is None:
+    closing = template.question.partition("{question}")[2]
+  if not closing:
+    raise InputError(
+      f"the prompt template {template.name!r} has no text between a question"
+      " and its answer, and one that comes before the frames needs it: set"
+      " answer_open, or choose another --template"
+    )
+  asked = template.question_before.replace(
+    "{stream_open}", template.stream_open
+  ).replace("{question}", question)
+  system = template.system if system is None else system
+  turn = template.system_turn.replace("{system}", system) if system else ""
+  opening = tokenizer.encode(template.begin + turn + asked)
+  return opening, tokenizer.encode(closing)
+
+
 def resume_tokens(
   template: PromptTemplate, tokenizer: tokenizer_lib.Tokenizer
 ) -> list[int]:
@@ -282,6 +342,8 @@ def _check_special_tokens(
       template.stream_open,
       template.question,
       template.resume,
+      template.question_before,
+      template.answer_open or "",
     )
   )
   unknown = sorted(
