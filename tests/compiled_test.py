@@ -15,6 +15,8 @@ from vrex_jax import testing
 POLICIES = ("full", "sliding_window(frames=200)", "streaming_llm", "resv")
 STAGES = ("frame", "question", "answer")
 
+pytestmark = pytest.mark.usefixtures("fused_as_for_users")
+
 
 def config_of(**changes):
   return stream_state.StreamConfig(
@@ -29,7 +31,7 @@ def config_of(**changes):
 
 
 @pytest.fixture(scope="module", params=POLICIES)
-def compiled(request):
+def compiled(request, fused_as_for_users):
   """The driver of one policy, and an empty stream."""
   config = config_of()
   policy = policy_syntax.make_policy(request.param)

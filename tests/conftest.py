@@ -1,12 +1,24 @@
 """What every test runs under: strict ranks, fixed examples, no GPU needed."""
 
+import importlib.metadata
 import os
 import pathlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The older of XLA's two ways to make a kernel of a fusion, and one piece of
+# machine code a program: less than half the time to compile. XLA stops at a
+# flag it does not know, so that other versions do without.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  os.environ["XLA_FLAGS"] = " ".join(
+    [
+      "--xla_cpu_use_fusion_emitters=false",
+      "--xla_cpu_parallel_codegen_split_count=1",
+      os.environ.get("XLA_FLAGS", ""),
+    ]
+  ).strip()
 
 import hypothesis
 import jax
@@ -37,6 +49,22 @@ hypothesis.settings.load_profile("vrex_jax")
 def ctrl_c_interrupts() -> None:
   """A shell starts what runs in its background with Ctrl-C ignored."""
   signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def fused_as_for_users() -> Iterator[None]:
+  """What `lower(…).compile()` returns has the fusions of a user's program.
+
+  For tests of the compiled program itself: its instructions, its buffers.
+  """
+  compile_ = jax.stages.Lowered.compile
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      jax.stages.Lowered,
+      "compile",
+      lambda lowered: compile_(lowered, {"xla_cpu_use_fusion_emitters": True}),
+    )
+    yield
 
 
 @pytest.fixture(scope="session")

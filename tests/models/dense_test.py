@@ -94,6 +94,7 @@ def test_old_kernels_are_given_up_one_by_one():
   assert old.is_deleted()
 
 
+@pytest.mark.usefixtures("fused_as_for_users")
 def test_no_kernel_is_copied_in_the_compiled_product():
   kernel = jnp.ones((8, 512, dense.PANEL))
   step = jax.jit(dense.product).lower(jnp.ones((4, 512)), kernel).compile()

@@ -40,6 +40,7 @@ def test_results_do_not_change():
   np.testing.assert_allclose(plain(params, x), late(params, x), atol=1e-6)
 
 
+@pytest.mark.usefixtures("fused_as_for_users")
 def test_one_layer_is_alive_at_a_time():
   """Temporary memory holds less than three of eight cast kernels."""
   step, _, _ = compiled(late=True)

@@ -30,6 +30,7 @@ def test_a_turn_taken_once_rotates_as_its_angle():
   np.testing.assert_allclose(got, rotary.rotate(x, angle), atol=1e-6)
 
 
+@pytest.mark.usefixtures("fused_as_for_users")
 def test_a_turn_is_taken_once_however_many_heads_use_it():
   """Otherwise XLA on a CPU takes the cosine again in every rotation."""
 
