@@ -119,7 +119,9 @@ def test_snapkv_keeps_what_the_window_looks_at(heads, pooling, stages):
       axis=2
     )
     np.testing.assert_array_equal(bench.valid, union)
-  assert np.all(mine.sum(axis=-1) <= budget + 3)
+  # Published, a frame and an answer have come since the question.
+  later = 0 if stages == "all" else 4 + 3
+  assert np.all(mine.sum(axis=-1) == budget + later)
 
 
 @pytest.mark.parametrize("age", ["share", "tokens"])
@@ -152,15 +154,3 @@ def test_inf_mllm_keeps_recent_and_relevant_tokens(age):
       score = np.where(mine[layer] & ~newest, weight - slope * old, -np.inf)
       mine[layer] = newest | bare.highest(score, relevant)
     np.testing.assert_array_equal(bench.valid[:, 0], mine)
-
-
-def test_without_a_slope_age_does_not_count():
-  kept = []
-  for age in ("share", "tokens"):
-    bench = make(
-      f"inf_mllm(relevant_tokens=3, window_tokens=2, slope=0, age={age})"
-    )
-    for _ in range(5):
-      bench.chunk()
-    kept.append(bench.valid)
-  np.testing.assert_array_equal(*kept)

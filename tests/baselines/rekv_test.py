@@ -16,12 +16,13 @@ def test_window_and_prompt_then_frames_of_the_question():
   for _ in range(count):
     past = bench.cursor
     near, far = bench.chunk("frame")[0][0].parts
-    expected = (slots >= max(3, past - window)) & (slots < past)
+    expected = (slots >= past - window) & (slots < past)
     np.testing.assert_array_equal(
       bare.unpack(near.slots) & (slots < past), [expected] * bench.kv_heads
     )
     live = bare.unpack(far.slots) & (slots < past)
-    np.testing.assert_array_equal(live, [slots < 3] * bench.kv_heads)
+    left = (slots < 3) & ~expected
+    np.testing.assert_array_equal(live, [left] * bench.kv_heads)
     rules = far.key_rule, far.query_rule
     assert rules == ("fixed", "fixed")
     assert (far.key_position, far.query_position) == (0, window - 1)

@@ -126,7 +126,7 @@ def test_livevlm_keeps_a_stretch_each_and_reads_pages():
         weight = np.zeros(bare.SLOTS)
         for query in bench.query[layer, 2 * head : 2 * head + 2]:
           for token in range(LENGTH):
-            seen = live & (every_slot <= start + token)
+            seen = live & (every_slot <= start + token) & (every_slot >= 3)
             score = bench.key[layer, head, seen] @ query[token]
             score = score[None] / bare.WIDTH**0.5
             weight[seen] += reference.softmax_rows(score)[0]

@@ -9,7 +9,7 @@ from vrex_jax import policy as policy_lib
 from vrex_jax.baselines import arguments
 from vrex_jax.baselines import choosing
 from vrex_jax.baselines import pages
-from vrex_jax.typing import Bitmap, Bool, Float
+from vrex_jax.typing import Bitmap, Bool, Float, Int
 
 __all__ = ["State", "freekv"]
 
@@ -123,7 +123,8 @@ def freekv(
     rest = jnp.maximum((number - sink_tokens - recent_tokens) // page, 1)
     # A budget for the whole past is one for every page.
     rest = jnp.where(number < view.seen, rest, view.cursor // page + 1)
-    best = _best_pages(state, layer, query, rest)
+    held = pages.there(view, page)
+    best = _best_pages(state, layer, query, held, rest)
     best = bitmap.pack(pages.spread(best, page))
     before = state.query[layer].reshape(query[:, :, 0].shape)
     turned = _cosine(query[:, :, 0], before) < state.threshold
@@ -139,7 +140,7 @@ def freekv(
       query=put(state.query, query.reshape(state.query[layer].shape)),
       chosen=put(state.chosen, best),
     )
-    live = jnp.sum(pages.there(state.bounds, layer), axis=1, dtype=jnp.int32)
+    live = jnp.full((kv_heads,), jnp.sum(held, dtype=jnp.int32))
     counts = policy_lib.zero_counts((kv_heads,))._replace(
       groups_live=live,
       groups_scored=live * query.shape[1],
@@ -170,13 +171,14 @@ def freekv(
   )
 
 
-def _best_pages(state: State, layer: int, query: Float, number) -> Bool:
+def _best_pages(
+  state: State, layer: int, query: Float, held: Bool, number: Int
+) -> Bool:
   """sel_i of every KV head: b[K, S / page]; query f32[K, G, 1, H]."""
-  score = pages.bound(state.bounds, layer, query)[:, :, 0]
-  held = pages.there(state.bounds, layer)
-  weight = jax.nn.softmax(jnp.where(held[:, None], score, -1e30), axis=-1)
-  weight = jnp.mean(weight, axis=1)
-  return choosing.highest(jnp.where(held, weight, -jnp.inf), number)
+  score = pages.bound(state.bounds, layer, query, held)[:, :, 0]
+  score = jnp.where(held[None, None], score, -1e30)
+  weight = jnp.mean(jax.nn.softmax(score, axis=-1), axis=1)
+  return choosing.highest(jnp.where(held[None], weight, -jnp.inf), number)
 
 
 def _cosine(query: Float, before: Float) -> Float:

@@ -16,6 +16,7 @@ from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax.baselines import arguments
 from vrex_jax.baselines import choosing
+from vrex_jax.errors import InputError
 from vrex_jax.typing import Float
 
 __all__ = ["State", "infinigen", "infinigenp"]
@@ -28,7 +29,7 @@ class State(flax.struct.PyTreeNode):
     cap: most tokens of a row.
     alpha: scores this far below the best one are left out.
     basis: columns kept of each head's turn.
-    key: partial keys, word by word of their columns.
+    key: every key in them.
   """
 
   cap: arguments.Budget
@@ -216,6 +217,12 @@ def _rows(decoder, params, sample, layer):
     query = np.asarray(sample["query"][layer], np.float64)
     query = query.reshape(heads, -1, width)
     return list(zip(query, np.asarray(sample["key"][layer]), strict=True))
+  if "decoder" not in params:
+    raise InputError(
+      "infinigen: the stream has neither model parameters nor a sample of"
+      " queries and keys; one of them says which columns matter: hand over"
+      " sample={'query': …, 'key': …}, or run the model itself"
+    )
   weights = params["decoder"][f"layers_{layer}"]
   split = lambda name: np.asarray(weights[name]["kernel"], np.float64).reshape(
     decoder.hidden_size, heads, -1, width

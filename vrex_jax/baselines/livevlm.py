@@ -57,7 +57,8 @@ def livevlm(
 
   VSB, when frames leave the short-term memory and the long-term one is full:
 
-    S_j     mean over the last vision tokens and the group of softmax(q K)_j
+    S_j     mean over the last vision tokens and the group of
+            softmax(q K / √H)_j over vision tokens alone
     bucket  of N = memory / bucket_tokens equal stretches of the stream's time
     keep    the best `unconditional` share anywhere; then, by falling S, tokens
             whose bucket has room, up to `memory`; the rest is gone
@@ -161,9 +162,9 @@ def livevlm(
     window = window_lib.push(state.window, chunk)
     newest = jnp.max(chunk.frame)
     slots = view.slots
-    member = live & (slots.kind == _FRAME)
-    member = member & (slots.frame <= newest - short_frames)
-    weight = window_lib.attention(window, view, live)
+    vision = live & (slots.kind == _FRAME)
+    member = vision & (slots.frame <= newest - short_frames)
+    weight = window_lib.attention(window, view, vision)
     shape = live.shape[0], live.shape[1], -1, live.shape[-1]
     weight = jnp.mean(weight.reshape(shape), axis=2)
     kept = bucketed(

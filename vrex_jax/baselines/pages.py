@@ -93,12 +93,16 @@ def update(
   return Bounds(low=put(bounds.low, low), high=put(bounds.high, high))
 
 
-def there(bounds: Bounds, layer: int) -> Bool:
-  """Pages that hold a token: b[K, S / page]."""
-  return jnp.isfinite(bounds.low[layer, :, :, 0])
+def there(view: policy_lib.View, page: int) -> Bool:
+  """Pages that hold a token of the past: b[S / page].
+
+  Read from the slots, not the bounds: a table that is read apart from its
+  scores would be copied before `write` changes it.
+  """
+  return jnp.any(bitmap.unpack(view.live).reshape(-1, page), axis=1)
 
 
-def bound(bounds: Bounds, layer: int, query: Float) -> Float:
+def bound(bounds: Bounds, layer: int, query: Float, held: Bool) -> Float:
   """Σ_h max(q_h low_h, q_h high_h), at least every q · k of the page.
 
   As two products: max(q low, q high) = max(q, 0) high + min(q, 0) low.
@@ -107,19 +111,19 @@ def bound(bounds: Bounds, layer: int, query: Float) -> Float:
     bounds: of all layers.
     layer: l.
     query: f32[K, G, M, H].
+    held: b[S / page], from `there`.
 
   Returns:
     f32[K, G, M, S / page]; -inf for a page without a token.
 
   Source: Quest (arXiv 2406.10774), Sec. 3.3.
   """
-  held = there(bounds, layer)
-  finite = lambda table: jnp.where(held[..., None], table[layer], 0.0)
+  finite = lambda table: jnp.where(held[None, :, None], table[layer], 0.0)
   dot = lambda part, table: jnp.einsum("kgmh,kph->kgmp", part, finite(table))
   score = dot(jnp.maximum(query, 0.0), bounds.high) + dot(
     jnp.minimum(query, 0.0), bounds.low
   )
-  return jnp.where(held[:, None, None], score, -jnp.inf)
+  return jnp.where(held[None, None, None], score, -jnp.inf)
 
 
 def spread(chosen: Bool, page: int) -> Bool:

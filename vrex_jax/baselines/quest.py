@@ -29,7 +29,8 @@ def quest(
 
   Departures: a chunk of several tokens asks as `chunk` says, the paper decodes
   token by token. The last page counts within the budget; the paper says only
-  that it is always read.
+  that it is always read. The evaluation code's floor of three pages is left
+  out.
 
   Args:
     budget: tokens of a row in whole pages (paper: 512 to 4096), or share of
@@ -69,18 +70,17 @@ def quest(
     del stage
     kv_heads = view.num_kv_heads
     query, asks = choosing.asking_rows(queries, kv_heads, chunk)
-    bounds = state["bounds"]
-    score = pages.bound(bounds, layer, query)
+    held = pages.there(view, page)
+    score = pages.bound(state["bounds"], layer, query, held)
     score = jnp.where(asks[None, None, :, None], score, -jnp.inf)
     score = jnp.max(score, axis=2)  # [K, G, S / page]
-    held = pages.there(bounds, layer)
-    last = jnp.max(jnp.where(held, jnp.arange(held.shape[1])[None], -1))
-    newest = jnp.arange(held.shape[1]) == last
+    index = jnp.arange(len(held))
+    newest = index == jnp.max(jnp.where(held, index, -1))
     score = jnp.where(newest[None, None], jnp.inf, score)
     chosen = choosing.highest(score, state["budget"].pages(view.seen, page))
     slots = choosing.to_rows(pages.spread(chosen, page), heads)
     selection, counts = choosing.one_part(view, slots)
-    live = jnp.sum(held, axis=1, dtype=jnp.int32)
+    live = jnp.full((kv_heads,), jnp.sum(held, dtype=jnp.int32))
     rows = query.shape[1] * jnp.sum(asks, dtype=jnp.int32)
     counts = counts._replace(groups_live=live, groups_scored=live * rows)
     return selection, state, counts

@@ -59,8 +59,9 @@ def rekv(
 
   and the prompt, the best `frames` frames and the question are attended at
   consecutive positions from 0. While encoding, the last `window_tokens`
-  tokens are attended at their own distances, the prompt at position 0 from
-  a query at window_tokens - 1, and both are merged by log-sum-exp.
+  tokens are attended at their own distances and, once the window has left the
+  prompt, the prompt at position 0 from a query at window_tokens - 1; both are
+  merged by log-sum-exp. Until then encoding is full attention.
 
   Adapted: a question of several chunks is scored by the mean of its tokens so
   far (`first` starts a new mean), so that an early chunk may read other frames
@@ -153,11 +154,11 @@ def _window(
   """What a frame attends to."""
   slots = view.slots
   prompt = slots.kind == _PROMPT
-  near = (slots.position >= start - state.window_tokens) & ~prompt
+  near = slots.position >= start - state.window_tokens
   return (
     policy_lib.Part(choosing.set_of(near, view.num_kv_heads)),
     policy_lib.Part(
-      choosing.set_of(prompt, view.num_kv_heads),
+      choosing.set_of(prompt & ~near, view.num_kv_heads),
       key_rule="fixed",
       key_position=jnp.int32(0),
       query_rule="fixed",

@@ -1,4 +1,4 @@
-"""SnapKV (Li et al., arXiv 2404.14469, NeurIPS 2024): what a prompt looks at."""
+"""SnapKV (Li et al., arXiv 2404.14469, NeurIPS 2024): what a prompt reads."""
 
 import flax.struct
 import jax
