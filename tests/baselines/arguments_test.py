@@ -27,6 +27,18 @@ from vrex_jax.baselines import choosing
     ("quest(alpha=4)", "quest has no argument 'alpha'.*it takes budget, page"),
     ("random(redrawn=maybe)", "redrawn is 'maybe'.*False, True"),
     ("hash_topk(hash_bits=400)", "from 1 to 128: try hash_bits=32"),
+    ("freekv(budget=1024)", "budget is 1024; .* from 1056 to .* budget=1056"),
+    ("freekv(threshold=2)", "threshold is 2; .* from -1 to 1"),
+    ("clusterkv(cluster_tokens=7)", "must divide the block of 320 tokens"),
+    ("clusterkv(budget=16)", "budget is 16; .* from 17"),
+    ("retroinfer(exact_share=5)", "exact_share is 5; .* from 0 to 1"),
+    ("snapkv(kernel=4)", "kernel is 4; it must be odd.*try kernel=5"),
+    ("infinipot_v(memory=9, target=10)", "at most memory, 9: try target=9"),
+    ("infinipot_v(kernels=2)", "kernels is 2; it must be odd"),
+    ("inf_mllm(age=steps)", "age is 'steps'; .* share, tokens"),
+    ("livevlm(ratio=2)", "ratio is 2; it must be a number from 0 to 1"),
+    ("rekv(frames=0)", "frames is 0; .* from 1 to .*: try frames=1"),
+    ("h2o(heavy=-0.1)", "heavy is -0.1; .* share of the past above 0.0"),
   ],
 )
 def test_a_mistake_is_one_sentence(text, sentence):
@@ -34,9 +46,19 @@ def test_a_mistake_is_one_sentence(text, sentence):
     policy_syntax.make_policy(text)
 
 
-def test_a_budget_beyond_the_cache_is_refused_when_a_stream_begins():
-  policy = policy_syntax.make_policy("oracle_topk(budget=121)")
-  sentence = "oracle_topk: budget is 121; it must not exceed the 120 slots"
+@pytest.mark.parametrize(
+  ("text", "name"),
+  [
+    ("oracle_topk(budget=121)", "budget"),
+    ("rekv(frames=121)", "frames"),
+    ("livevlm(memory=121)", "memory"),
+    ("infinipot_v(memory=121, target=9)", "memory"),
+    ("inf_mllm(relevant_tokens=121)", "relevant_tokens"),
+  ],
+)
+def test_more_than_the_cache_holds_is_refused_when_a_stream_begins(text, name):
+  policy = policy_syntax.make_policy(text)
+  sentence = f"{name} is 121; it must not exceed the 120 slots of the cache"
   with pytest.raises(errors.InputError, match=sentence):
     bare.Bare(policy)
 
@@ -48,6 +70,9 @@ def test_a_budget_beyond_the_cache_is_refused_when_a_stream_begins():
     "quest(budget=0.05, heads=kv, stages=all)",
     "quest(stages=('frame', 'answer'))",
     "random(budget=7, redrawn=True)",
+    "freekv(budget=4096, threshold=0.9, stages=all)",
+    "infinigenp(alpha=5.0)",
+    "infinipot_v(memory=64, target=48, kernels=(3, 1))",
   ],
 )
 def test_a_name_is_the_text_that_makes_the_policy(text):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
-from vrex_jax.models import cache as cache_lib
 from vrex_jax.typing import Bitmap, Bool, Float, Int, PyTree
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
   "highest",
   "keep_all",
   "one_part",
-  "positions",
   "set_of",
   "to_rows",
 ]
@@ -137,13 +135,6 @@ def one_part(
   part = policy_lib.Part(slots=slots, **rules)
   counts = policy_lib.zero_counts((view.num_kv_heads,))
   return policy_lib.Selection(parts=(part,)), counts
-
-
-def positions(slots: cache_lib.SlotTable, layer: int) -> Int:
-  """Positions in one layer: i32[K, S], or i32[1, S]."""
-  return (
-    slots.position[layer] if slots.position.ndim == 3 else slots.position[None]
-  )
 
 
 def chunk_slots(chunk: policy_lib.Chunk, num_slots: int) -> Bool:

@@ -97,6 +97,9 @@ def hash_topk(
   def write(state, view, chunk_, stage):
     del view, stage
     code = codes(chunk_.k_rotated).swapaxes(-1, -2)  # [L, K, W, T]
+    # Masked by what is stored, so that every layer reads the table before it
+    # changes, and it need not be copied.
+    code = jnp.where(chunk_.valid[None, None, None], code, jnp.uint32(0))
     at = (0, 0, 0, chunk_.start)
     table = jax.lax.dynamic_update_slice(state["code"], code, at)
     shape = chunk_.k_rotated.shape[:2]

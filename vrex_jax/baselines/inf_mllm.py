@@ -16,7 +16,7 @@ from vrex_jax.typing import Float, Int
 
 __all__ = ["State", "inf_mllm"]
 
-AGES = ("tokens", "share")
+AGES = ("share", "tokens")
 
 
 class State(flax.struct.PyTreeNode):

@@ -171,7 +171,10 @@ def _make(factory, given) -> policy_lib.KVPolicy:
 
   def write(state, view, chunk_, stage):
     del view, stage
-    rows = chunk_.k_rotated.astype(jnp.float32)
+    # Masked by what is stored, so that every layer reads the table before it
+    # changes, and it need not be copied.
+    stored = chunk_.valid[None, None, :, None]
+    rows = jnp.where(stored, chunk_.k_rotated.astype(jnp.float32), 0.0)
     partial_keys = jnp.einsum("lkth,lkhc->lktc", rows, state.basis)
     key = jax.lax.dynamic_update_slice_in_dim(
       state.key, partial_keys, chunk_.start, axis=2

@@ -103,33 +103,45 @@ def label_new_blocks(
     ).reshape(layers * heads, rule.block, width)
     member = jax.lax.dynamic_slice_in_dim(joins, first, rule.block)
     start = _starting_slots(rule, carry.blocks, member)
-    one = jax.vmap(lambda key: lloyd(key, member, start, rule))
-    label, center, size = one(piece(view.key).astype(jnp.float32))
+
+    def one_head(rows):
+      key, value = rows
+      label, center, size = lloyd(key.astype(jnp.float32), member, start, rule)
+      total = None
+      if value is not None:
+        where = jnp.where(label < 0, rule.clusters, label)
+        total = jax.ops.segment_sum(
+          value.astype(jnp.float32), where, rule.clusters + 1
+        )[:-1]
+      return label, _ranks(label), center, total, size
+
+    values = None if carry.value is None else piece(view.value)
+    label, rank, center, total, size = jax.lax.map(
+      one_head, (piece(view.key), values)
+    )
     at = carry.blocks * rule.clusters
-    hot = jax.nn.one_hot(label, rule.clusters, dtype=jnp.int32)
-    rank = jnp.sum((jnp.cumsum(hot, axis=1) - hot) * hot, axis=-1)
     named = jnp.where(label < 0, -1, label + at)
     put = lambda table, new, where: jax.lax.dynamic_update_slice_in_dim(
       table, new.reshape(layers, heads, *new.shape[1:]), where, axis=2
     )
-    value = carry.value
-    if value is not None:
-      total = jnp.einsum(
-        "rsc,rsh->rch",
-        hot.astype(jnp.float32),
-        piece(view.value).astype(jnp.float32),
-      )
-      value = put(value, total, at)
     return Clusters(
       blocks=carry.blocks + 1,
       label=put(carry.label, named, first),
       rank=put(carry.rank, rank, first),
       center=put(carry.center, center, at),
-      value=value,
+      value=None if total is None else put(carry.value, total, at),
       size=put(carry.size, size, at),
     )
 
   return jax.lax.while_loop(lambda carry: carry.blocks < full, body, clusters)
+
+
+def _ranks(label: Int) -> Int:
+  """How many earlier slots have the same label: i32[S]."""
+  order = jnp.argsort(label, stable=True)
+  ordered = label[order]
+  place = jnp.arange(len(label)) - jnp.searchsorted(ordered, ordered)
+  return jnp.zeros_like(label).at[order].set(place.astype(label.dtype))
 
 
 def _starting_slots(rule: Rule, block: Int, member: Bool) -> Int:
