@@ -360,6 +360,11 @@ def attend(
     if part.extra is not None:
       partials.append(attention.extra_attention(query, *part.extra))
   out, lse = partial_lib.merge(tuple(partials))
+  mass = None
+  if want_mass:
+    mass = _mass(scored, cache, layer, chunk, lse)
+    # Before the next layer writes to the cache, which it would else copy.
+    out = order.after(mass, out)
   counts = driver_counts(slots, here, chunk.valid, seen, kv_heads, prefetched)
   if any(part.extra is not None for part in selection.parts):
     # What is stored waits for the counts, and so for all reads of a policy's
@@ -369,5 +374,5 @@ def attend(
     out=attention.ungroup_queries(out, heads),
     counts=counts,
     past=functools.reduce(jnp.bitwise_or, slots),
-    mass=_mass(scored, cache, layer, chunk, lse) if want_mass else None,
+    mass=mass,
   )
