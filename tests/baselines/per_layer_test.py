@@ -38,8 +38,8 @@ def test_evictions_count_in_their_own_layer():
 
 def test_stages_are_those_of_each():
   policy = policy_syntax.make_policy(
-    "quest(dense_layers=0)"
-    ' + per_layer(0, "oracle_topk(heads=query, stages=question)")'
+    "quest(budget=16, dense_layers=0) + per_layer(0, 'oracle_topk(budget=4,"
+    " heads=query, stages=question)')"
   )
   assert policy.needs.stages == ("question", "answer")
   bench = bare.Bare(policy)
