@@ -37,7 +37,7 @@ KNOWS = {
   "policy_syntax": {*FOUNDATION, "policy"},
   "attend": {*FOUNDATION, "policy", "trace", "models"},
   "resv": POLICY_SIDE,
-  "baselines": POLICY_SIDE,
+  "baselines": {*POLICY_SIDE, "resv.hashing"},
   "placement": {*FOUNDATION, "models.cache", "trace"},
   "training": {*FOUNDATION, "models", "plotting", "tasks"},
   "hwmodel": {*FOUNDATION, "trace", "models.config"},

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies
 
 from vrex_jax import errors
+from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
 from vrex_jax.baselines import full as full_lib
 
@@ -75,7 +76,7 @@ def test_separators_inside_brackets_and_quotes_belong_to_the_value(monkeypatch):
   }
 
 
-KNOWN = "full, resv, sliding_window, streaming_llm"
+KNOWN = ", ".join(sorted(policy_lib.POLICIES))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vrex_jax import bitmap
+from vrex_jax import order
 from vrex_jax import policy as policy_lib
 from vrex_jax.models import attention
 from vrex_jax.models import cache as cache_lib
@@ -359,9 +360,19 @@ def attend(
     if part.extra is not None:
       partials.append(attention.extra_attention(query, *part.extra))
   out, lse = partial_lib.merge(tuple(partials))
+  mass = None
+  if want_mass:
+    mass = _mass(scored, cache, layer, chunk, lse)
+    # Before the next layer writes to the cache, which it would else copy.
+    out = order.after(mass, out)
+  counts = driver_counts(slots, here, chunk.valid, seen, kv_heads, prefetched)
+  if any(part.extra is not None for part in selection.parts):
+    # What is stored waits for the counts, and so for all reads of a policy's
+    # state; extra rows are read by attention, which no count depends on.
+    counts = jax.tree.map(lambda leaf: order.after(out, leaf), counts)
   return Attended(
     out=attention.ungroup_queries(out, heads),
-    counts=driver_counts(slots, here, chunk.valid, seen, kv_heads, prefetched),
+    counts=counts,
     past=functools.reduce(jnp.bitwise_or, slots),
-    mass=_mass(scored, cache, layer, chunk, lse) if want_mass else None,
+    mass=mass,
   )

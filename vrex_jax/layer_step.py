@@ -203,11 +203,13 @@ def layer_step(
     )
   cache = cache_lib.append(state.cache, layer, key, value, context.start)
 
-  retrieves = stage in policy.needs.stages
+  retrieves = lambda one: policy_lib.retrieves(
+    policy.needs, stage, one, config.lookahead
+  )
   policy_state = state.policy
   counts = policy_lib.zero_counts((config.batch, config.decoder.num_kv_heads))
   selection = policy_lib.attend_all()
-  if retrieves and config.lookahead == 0:
+  if retrieves(layer) and config.lookahead == 0:
     selection, policy_state, counts = select_slots(
       policy,
       policy_state,
@@ -219,12 +221,12 @@ def layer_step(
       state.seen,
       stage,
     )
-  elif retrieves and pending is not None:
+  elif pending is not None:
     selection, counts = pending
   upcoming = None
   ahead = layer + 1
   speculates = bool(
-    retrieves and config.lookahead and ahead < config.decoder.num_layers
+    config.lookahead and ahead < config.decoder.num_layers and retrieves(ahead)
   )
   next_raw, query_next = query_raw, query
   observed = config.observe is not None

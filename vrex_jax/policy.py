@@ -57,6 +57,7 @@ __all__ = [
   "View",
   "attend_all",
   "check_hooks",
+  "retrieves",
   "rows_of",
   "zero_counts",
 ]
@@ -67,9 +68,25 @@ Overflow = trace.Overflow
 zero_counts = trace.zero_counts
 
 POLICIES: dict[str, str] = {
+  "clusterkv": "vrex_jax.baselines.clusterkv:clusterkv",
+  "flexgen": "vrex_jax.baselines.flexgen:flexgen",
+  "freekv": "vrex_jax.baselines.freekv:freekv",
   "full": "vrex_jax.baselines.full:full",
+  "h2o": "vrex_jax.baselines.h2o:h2o",
+  "hash_topk": "vrex_jax.baselines.hash_topk:hash_topk",
+  "inf_mllm": "vrex_jax.baselines.inf_mllm:inf_mllm",
+  "infinigen": "vrex_jax.baselines.infinigen:infinigen",
+  "infinigenp": "vrex_jax.baselines.infinigen:infinigenp",
+  "infinipot_v": "vrex_jax.baselines.infinipot_v:infinipot_v",
+  "livevlm": "vrex_jax.baselines.livevlm:livevlm",
+  "oracle_topk": "vrex_jax.baselines.oracle_topk:oracle_topk",
+  "quest": "vrex_jax.baselines.quest:quest",
+  "random": "vrex_jax.baselines.random_tokens:random",
+  "rekv": "vrex_jax.baselines.rekv:rekv",
   "resv": "vrex_jax.resv.resv:resv",
+  "retroinfer": "vrex_jax.baselines.retroinfer:retroinfer",
   "sliding_window": "vrex_jax.baselines.sliding_window:sliding_window",
+  "snapkv": "vrex_jax.baselines.snapkv:snapkv",
   "streaming_llm": "vrex_jax.baselines.streaming_llm:streaming_llm",
 }
 """Policy name -> "module:factory", imported on first use."""
@@ -77,6 +94,7 @@ POLICIES: dict[str, str] = {
 COMBINATORS: dict[str, str] = {
   "keep_recent": "vrex_jax.baselines.combinators:keep_recent",
   "keep_sink": "vrex_jax.baselines.combinators:keep_sink",
+  "per_layer": "vrex_jax.baselines.per_layer:per_layer",
 }
 """Combinator name -> "module:factory"; called as factory(policy, ...)."""
 
@@ -88,6 +106,8 @@ class Needs:
   Attributes:
     stages: stages it retrieves in; the driver attends to everything in the
       others and does not call `select`.
+    dense_layers: the first layers that never retrieve: the driver attends to
+      everything there and does not call `select`.
     granularity: "kv" (one selection per KV head, A = K) or "query" (one per
       query head, A = N).
     evicts: drops tokens for good; slot metadata is then per layer and head.
@@ -105,6 +125,7 @@ class Needs:
   """
 
   stages: tuple[str, ...] = STAGES
+  dense_layers: int = 0
   granularity: str = "kv"
   evicts: bool = False
   mass: bool = False
@@ -295,6 +316,22 @@ def rows_of(needs: Needs, decoder: config_lib.DecoderConfig) -> int:
     f"granularity is {needs.granularity!r}; it must be kv or query: fix the"
     " policy's needs"
   )
+
+
+def retrieves(needs: Needs, stage: str, layer: int, lookahead: int) -> bool:
+  """Whether a layer selects at a stage; the others attend to everything.
+
+  Args:
+    needs: of the policy.
+    stage: of the chunk.
+    layer: l.
+    lookahead: 0, or 1: nothing was selected for layer 0.
+
+  Example:
+    >>> retrieves(Needs(dense_layers=2), "frame", 1, 0)
+    False
+  """
+  return stage in needs.stages and layer >= max(needs.dense_layers, lookahead)
 
 
 def check_hooks(policy: KVPolicy) -> None:

@@ -4,7 +4,8 @@
 
 `|` separates policies, `+` wraps the policy on its left in a combinator.
 Policies take arguments by name; values are Python literals or bare words
-(stages=all is the text "all").
+(stages=all is the text "all"). A policy inside a combinator's brackets stands
+in quotes: 'quest + per_layer((0, 1), "full")'.
 """
 
 import ast
@@ -70,7 +71,7 @@ def make_policy(text: str, flag: str = "--policy") -> policy_lib.KVPolicy:
     name, positional, named = _call(wrapper, flag)
     factory = _factory(policy_lib.COMBINATORS, name, "combinator")
     _check_arguments(factory, name, positional, named, skip=1)
-    policy = factory(policy, *positional, **named)
+    policy = factory(policy, **_with_policies(factory, positional, named, flag))
   return policy
 
 
@@ -99,6 +100,19 @@ def policy_arguments(
     )
   _check_arguments(factory, name, (), named, skip=0)
   return name, named
+
+
+def _with_policies(factory, positional, named, flag) -> dict[str, Any]:
+  """Arguments by name; text that stands for a policy is made into one."""
+  given = inspect.signature(factory).bind_partial(None, *positional, **named)
+  parameters = inspect.signature(factory).parameters
+  inner, *rest = given.arguments
+  del inner
+  arguments = {name: given.arguments[name] for name in rest}
+  for name, value in arguments.items():
+    if parameters[name].annotation is policy_lib.KVPolicy:
+      arguments[name] = make_policy(str(value), flag)
+  return arguments
 
 
 def _split(text: str, separator: str) -> list[str]:

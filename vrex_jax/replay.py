@@ -278,7 +278,7 @@ def _step(
     cache = cache_lib.append(cache, layer, key, value, context.start)
     selection = policy_lib.attend_all()
     counts = policy_lib.zero_counts((1, config.decoder.num_kv_heads))
-    if stage in policy.needs.stages and (layer or not config.lookahead):
+    if policy_lib.retrieves(policy.needs, stage, layer, config.lookahead):
       selection, policy_state, counts = layer_lib.select_slots(
         policy, policy_state, cache, layer, chooser,
         rotary.rotate_by(chooser, back), context, state.seen, stage,

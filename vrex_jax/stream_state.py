@@ -151,10 +151,9 @@ def retrieving_layers(
   config: StreamConfig, policy: policy_lib.KVPolicy
 ) -> list[list[bool]]:
   """b[STAGES, L]: the layer takes part in retrieval at that stage."""
-  first = config.lookahead
   return [
     [
-      stage in policy.needs.stages and layer >= first
+      policy_lib.retrieves(policy.needs, stage, layer, config.lookahead)
       for layer in range(config.decoder.num_layers)
     ]
     for stage in policy_lib.STAGES

@@ -2,7 +2,7 @@
 
 Each has the bones of a published method and nothing else: what it stores, when
 it scores, which slots and positions it asks for. `toys_test.py` holds each to
-an oracle in numpy, `contract_test.py` to the laws of all policies.
+an oracle in numpy, so that it is the driver that is tested.
 """
 
 import jax
