@@ -32,7 +32,7 @@ UNUSABLE = {
     "the driver offers one request a clock, which caps them at a quarter of the"
     " peak: the injector is measured, not the DRAM"
   ),
-  "dramsim3 and ramulator2, pattern cluster at 1 GiB": (
+  "dramsim3 and ramulator2, pattern cluster": (
     "the same run as the scatter row of that chunk"
   ),
   "mqsim, pattern STREAMING": (
