@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 
 from vrex_jax.errors import InputError
+from vrex_jax.hwmodel import dram
+from vrex_jax.hwmodel import link
 from vrex_jax.hwmodel import memory_devices
 from vrex_jax.hwmodel import memory_rows
+from vrex_jax.hwmodel import sram
+
+UNITS = ("_bytes_per_s", "_s_per_byte", "_bytes", "_s", "_j", "_w", "_m2", "_m")
+PLAIN = {
+  *("banks", "bank_groups", "ranks", "bank_queue_depth", "early_release"),
+  *("limit_sharpness", "queue_sharpness", "imbalance"),
+  *("lookups", "units", "channels"),
+}
 
 
 def test_usable_rows_are_as_many_as_the_tables_say():
@@ -75,3 +85,17 @@ def test_every_device_has_a_source_and_a_status(kind):
     fields = {*entry, *entry.get("clocks", {})}
     marked = {*entry.get("assumed", ()), *entry.get("derived", ())}
     assert marked <= fields, name
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    dram.DramTiming.__dataclass_fields__,
+    link.LinkTiming.__dataclass_fields__,
+    link.Demand._fields,
+    sram.SramCosts._fields,
+  ],
+)
+def test_every_number_has_its_unit_in_its_name_or_is_known_to_have_none(fields):
+  for name in fields:
+    assert name.endswith(UNITS) != (name in PLAIN), name

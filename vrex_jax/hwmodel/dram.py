@@ -12,22 +12,27 @@ the limit; each is a share of the peak, and they meet in a smooth minimum:
 
   efficiency = useful · (1 - refresh) · (Σ limitᵢ^-p)^(-1/p)
 
-Words of this file. A *visit* is a run of bursts that follow each other in one
-bank, `visit` of them; a row is opened once for `opened` bursts. With Q bursts
-in the window, c = 1 + (Q - 1) / visit visits are in flight. Visits go to random
-banks, so that c of them keep B (1 - (1 - 1/B)^c) of B banks busy.
+Words of this file. A *visit* is a run of bursts that stays in one bank, or in
+`spread` banks of different groups in turn; a row is opened once for `opened`
+bursts. With Q bursts in the window, c = 1 + (Q - 1) / visit visits are in
+flight. Visits go to random banks, so that c of them keep B (1 - (1 - 1/B)^c) of
+B banks busy.
 
 What overlaps. If visits were served alone, each would take
 
-  t_open · visit/opened + visit · tCCD_L,   t_open = tRCD + P(conflict) · tRP
+  t_open · openings + visit · t_next,   t_next = max(t_burst, tCCD_L / spread)
+  t_open = tRCD + P(conflict) · tRP
 
 (a bank is found closed, and needs no tRP, if refresh closed it since the last
-visit). a = busy banks · visit · tCCD_L / that time is the mean number of visits
-that transfer. Below one it is the throughput itself. Above one a visit overlaps
-with its neighbours for o = a - 1 of its length on either side; while o ≤ 1/2
-this takes 1 - o of the time, and 4^o goes on smoothly from the point o = 1/2
-where two visits always run. Random visits share a bank group now and then: of c
-customers in a closed network of G equal servers, c G / (c + G - 1) are served.
+visit). a = c different ones · visit · t_next / that time is the mean number of
+visits that transfer. Below one it is the throughput itself. Above one a visit
+overlaps with its neighbours for o = a - 1 of its length on either side; while
+o ≤ 1/2 this takes 1 - o of the time, and 4^o goes on smoothly from the point
+o = 1/2 where two visits always run. Random visits share a bank group now and
+then: of c customers in a closed network of G equal servers, c G / (c + G - 1)
+are served.
+Limits that vary at random are met more often than limits that do not: inside a
+long chunk, where the next visit is no accident, the minimum is sharper.
 
 Source: the timing parameters are JEDEC's; the structure is this project's. What
 was chosen by looking at simulator rows is listed in docs/memory_models.md.
@@ -50,7 +55,7 @@ __all__ = [
   "footprint",
 ]
 
-LIMIT_SHARPNESS = 3.9
+LIMIT_SHARPNESS = 3.8
 """p. Status: fitted, on 133 rows of DRAMsim3 and Ramulator 2.1, by
 `python experiments/validate_memory_models.py`; the one fitted number here."""
 _INTERLEAVED_BURSTS = 4.0
@@ -131,19 +136,22 @@ class Footprint(NamedTuple):
   """Dynamic. What an address map makes of a chunk.
 
   Attributes:
-    visit: bursts that follow each other in one bank.
-    opened: bursts for which a row is opened once; visit or more.
+    visit: bursts of a run in one bank, or in `spread` banks in turn.
+    spread: banks, of different groups, that a visit takes in turn.
+    opened: bursts of one bank for which its row is opened once.
     banks: that random chunks reach.
     groups: bank groups that random chunks reach.
-    other_group: share of steps from one visit to the next that surely lead to
-      another bank group.
+    inside: share of steps from visit to visit that stay in a chunk.
+    other_group: share of steps that surely lead to another bank group.
     same_bank: share of steps that surely lead to another row of the same bank.
   """
 
   visit: Float
+  spread: Float
   opened: Float
   banks: Float
   groups: Float
+  inside: Float
   other_group: Float
   same_bank: Float
 
@@ -177,26 +185,41 @@ def footprint(
   row = params.row_bytes / params.burst_bytes
   banks = params.banks * params.ranks
   if address_map is AddressMap.GROUP_LOW:
+    spread = jnp.minimum(bursts, params.bank_groups)
     rounds = _INTERLEAVED_BURSTS
-    visit = jnp.clip(bursts / params.bank_groups, 1.0, rounds)
-    opened = visit * jnp.clip(bursts / (rounds * banks), 1.0, row / rounds)
-    alone = 1.0 / jnp.minimum(bursts, params.bank_groups)
+    each = jnp.clip(bursts / params.bank_groups, 1.0, rounds)
+    sweeps = jnp.clip(bursts / (rounds * banks), 1.0, row / rounds)
     return Footprint(
-      visit, opened, banks, params.bank_groups, 1.0 - alone, 0.0 * bursts
+      visit=each * spread,
+      spread=spread,
+      opened=each * sweeps,
+      banks=banks,
+      groups=params.bank_groups,
+      inside=1.0 - each * spread / bursts,
+      other_group=1.0 - 1.0 / spread,
+      same_bank=jnp.zeros_like(bursts),
     )
   visit = jnp.minimum(bursts, row)
-  inner = jnp.maximum(1.0 - row / bursts, 0.0)
-  if address_map is AddressMap.COLUMN_LOW:
-    return Footprint(
-      visit, visit, banks, params.bank_groups, inner, 0.0 * bursts
-    )
-  if footprint_bytes is None:
-    footprint_bytes = params.capacity_bytes
-  reached = banks * footprint_bytes / params.capacity_bytes
-  reached = jnp.clip(reached, 1.0, banks)
-  group_banks = params.banks / params.bank_groups
-  groups = jnp.clip(reached / group_banks, 1.0, params.bank_groups)
-  return Footprint(visit, visit, reached, groups, 0.0 * bursts, inner)
+  groups = params.bank_groups
+  if address_map is AddressMap.BANK_HIGH:
+    if footprint_bytes is None:
+      footprint_bytes = params.capacity_bytes
+    reached = banks * footprint_bytes / params.capacity_bytes
+    banks = jnp.clip(reached, 1.0, banks)
+    groups = jnp.clip(banks * groups / params.banks, 1.0, groups)
+  inside = 1.0 - visit / bursts
+  none = jnp.zeros_like(bursts)
+  stays = address_map is AddressMap.BANK_HIGH
+  return Footprint(
+    visit=visit,
+    spread=jnp.ones_like(bursts),
+    opened=visit,
+    banks=banks,
+    groups=groups,
+    inside=inside,
+    other_group=none if stays else inside,
+    same_bank=inside if stays else none,
+  )
 
 
 def dram_efficiency(
@@ -241,17 +264,18 @@ def dram_efficiency(
     footprint_bytes=footprint_bytes,
   )
   window = queue_depth + params.bank_queue_depth * _distinct(
-    where.banks, 1.0 + (queue_depth - 1.0) / where.visit
+    where.banks, 1.0 + (queue_depth - 1.0) * where.spread / where.visit
   )
   visits = 1.0 + (window - 1.0) / where.visit
   limits = (
     params.burst_s
     / (params.burst_s + params.turnaround_s * turnarounds_per_burst),
     _activation_limit(params, where),
-    _bank_limit(params, where, visits),
-    _overlap_limit(params, where, visits),
+    _bank_limit(params, where, window),
+    _overlap_limit(params, where, window, visits),
   )
-  sharpness = params.limit_sharpness
+  steady = where.inside * (1.0 - where.same_bank)
+  sharpness = params.limit_sharpness * (1.0 + steady)
   slowness = sum((1.0 / limit) ** sharpness for limit in limits)
   useful = jnp.minimum(chunk_bytes / params.burst_bytes, 1.0)
   awake = 1.0 - _refresh_loss(params, window, visits)
@@ -265,45 +289,59 @@ def _activation_limit(params: DramTiming, where: Footprint) -> Float:
   return where.opened * params.burst_s * params.ranks / between
 
 
+def _next_s(params: DramTiming, where: Footprint) -> Float:
+  """From burst to burst of a visit."""
+  return jnp.maximum(params.burst_s, params.same_group_s / where.spread)
+
+
 def _open_s(params: DramTiming, where: Footprint) -> Float:
   """Mean time from asking for a closed row to its first burst.
 
   Of k visits a bank gets between two refreshes, the first finds it closed; with
   Poisson visits that is a share (1 - e^-k) / k of them.
   """
-  each_s = where.opened * params.same_group_s * where.banks
+  each_s = where.opened * _next_s(params, where) * where.banks
   visits = params.refresh_interval_s / each_s
   conflict = 1.0 + jnp.expm1(-visits) / visits
-  held = 1.0 - params.early_release / where.opened
+  # What stays in the window behind a request that left it early: the rest of
+  # the row, in one of `spread` banks.
+  behind = (1.0 - 1.0 / where.opened) / where.spread
+  held = 1.0 - params.early_release * (1.0 - behind)
   return held * params.activate_s + conflict * params.precharge_s
 
 
-def _bank_limit(params: DramTiming, where: Footprint, visits: Float) -> Float:
+def _bank_limit(params: DramTiming, where: Footprint, window: Float) -> Float:
   """Random banks, of which those that opened a row lately are not ready.
 
-  Beside the visits in flight, those of the last tRC count as well.
+  Beside the banks in flight, those of the last tRC count as well.
   """
+  in_flight = 1.0 + (window - 1.0) * where.spread / where.visit
   alone_s = _open_s(params, where) + where.opened * params.same_group_s
-  lately = visits * (1.0 + params.row_cycle_s / alone_s)
+  lately = in_flight * (1.0 + params.row_cycle_s / alone_s)
   ready = _distinct(where.banks, lately)
   return ready * where.opened * params.burst_s / params.row_cycle_s
 
 
 def _overlap_limit(
-  params: DramTiming, where: Footprint, visits: Float
+  params: DramTiming, where: Footprint, window: Float, visits: Float
 ) -> Float:
-  transfer_s = where.visit * params.same_group_s
+  next_s = _next_s(params, where)
+  transfer_s = where.visit * next_s
   open_s = _open_s(params, where)
-  alone_s = transfer_s + open_s * where.visit / where.opened
-  active = _distinct(where.banks, visits) * transfer_s / alone_s
+  # A window of one burst sees the banks of a visit one after the other.
+  in_turn = where.spread / jnp.minimum(where.spread, window)
+  openings = in_turn * where.visit / (where.spread * where.opened)
+  alone_s = transfer_s + open_s * openings
+  places = where.banks / where.spread
+  active = _distinct(places, visits) * transfer_s / alone_s
   beyond = _positive(active - 1.0, 1.0) - _positive(-1.0, 1.0)
   # 1 / C of C = active - beyond + 4^beyond - 1, in a form without overflow.
   shrunk = 4.0**-beyond
   waiting = shrunk / (1.0 + (active - beyond - 1.0) * shrunk)
   crowded = (1.0 - where.other_group) / where.groups
-  # tCCD_L · (1 + crowded · max(C - 1, 0)) / C
+  # t_next · (1 + crowded · max(C - 1, 0)) / C
   shared = waiting + crowded * _positive(1.0 - waiting, waiting)
-  burst_s = params.same_group_s * shared
+  burst_s = next_s * shared
   stuck_s = (
     open_s + params.read_to_precharge_s - params.same_group_s
   ) / where.opened + params.same_group_s

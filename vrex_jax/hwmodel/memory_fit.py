@@ -25,6 +25,7 @@ __all__ = [
   "Case",
   "dram_case",
   "link_case",
+  "rate_limits",
   "sram_case",
   "systolic_case",
   "validate",
@@ -145,7 +146,7 @@ def dram_case(
     )
     for title, (points, predictions) in (
       ("model", _dram_predictions(rows, dram_lib.dram_efficiency)),
-      ("rate limits", _dram_predictions(rows, _rate_limits)),
+      ("rate limits", _dram_predictions(rows, rate_limits)),
     )
   ]
   return Case(name, observed, groups, [*candidates, _median(observed)])
@@ -261,6 +262,43 @@ def systolic_case(rows: memory_rows.SystolicRows) -> Case:
   )
 
 
+def rate_limits(
+  params: dram_lib.DramTiming,
+  *,
+  chunk_bytes: Any,
+  queue_depth: Any,
+  address_map: dram_lib.AddressMap,
+  footprint_bytes: Any,
+) -> Any:
+  """What is compared with: limits of single rates, every map alike.
+
+  Args:
+    params: the channel.
+    chunk_bytes: f[...].
+    queue_depth: f[...].
+    address_map: not used.
+    footprint_bytes: not used.
+  """
+  del address_map, footprint_bytes
+  bursts = jnp.minimum(chunk_bytes, params.row_bytes) / params.burst_bytes
+  chunks = 1.0 + (queue_depth - 1.0) / bursts
+  served_s = bursts * params.burst_s * params.ranks
+  limits = [
+    jnp.ones_like(bursts),
+    chunks
+    * bursts
+    * params.burst_s
+    / (params.precharge_s + params.activate_s + bursts * params.same_group_s),
+    4.0 * served_s / params.four_activate_s,
+    served_s / params.activate_to_activate_s,
+    served_s * params.banks / params.row_cycle_s,
+  ]
+  sharpness = params.limit_sharpness
+  slowness = sum(limit**-sharpness for limit in limits)
+  awake = 1.0 - params.refresh_s / params.refresh_interval_s
+  return awake * slowness ** (-1.0 / sharpness)
+
+
 def _dram_predictions(
   rows: memory_rows.DramRows, efficiency: Callable[..., Any]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -281,35 +319,6 @@ def _dram_predictions(
     own = maps == address_map.value
     predictions[:, own] = np.asarray(every)[:, own]
   return _DRAM_GRID[:, None], predictions
-
-
-def _rate_limits(
-  params: dram_lib.DramTiming,
-  *,
-  chunk_bytes: Any,
-  queue_depth: Any,
-  address_map: dram_lib.AddressMap,
-  footprint_bytes: Any,
-) -> Any:
-  """What is compared with: limits of single rates, every map alike."""
-  del address_map, footprint_bytes
-  bursts = jnp.minimum(chunk_bytes, params.row_bytes) / params.burst_bytes
-  chunks = 1.0 + (queue_depth - 1.0) / bursts
-  served_s = bursts * params.burst_s * params.ranks
-  limits = [
-    jnp.ones_like(bursts),
-    chunks
-    * bursts
-    * params.burst_s
-    / (params.precharge_s + params.activate_s + bursts * params.same_group_s),
-    4.0 * served_s / params.four_activate_s,
-    served_s / params.activate_to_activate_s,
-    served_s * params.banks / params.row_cycle_s,
-  ]
-  sharpness = params.limit_sharpness
-  slowness = sum(limit**-sharpness for limit in limits)
-  awake = 1.0 - params.refresh_s / params.refresh_interval_s
-  return awake * slowness ** (-1.0 / sharpness)
 
 
 def _on_grid(
