@@ -195,3 +195,15 @@ def test_gradients_are_those_of_central_differences(address_map):
     assert np.count_nonzero(slopes[0]) > 10
     assert np.all(np.isfinite(values))
     assert np.all(np.isfinite(slopes))
+
+
+def test_single_precision_is_finite_at_the_ends_too():
+  """Two ranks and an endless queue: concurrency far beyond what matters."""
+  device = jax.tree.map(jnp.float32, memory_devices.dram("DDR4_8Gb_x8_3200"))
+  share = lambda d, chunk, depth: jnp.sum(
+    dram.dram_efficiency(d, chunk_bytes=chunk, queue_depth=depth)
+  )
+  ends = jnp.array(ENDS["chunk"]), jnp.array(ENDS["depth"])
+  slopes = jax.jit(jax.grad(share, argnums=(0, 1, 2)))(device, *ends)
+  for leaf in jax.tree.leaves(slopes):
+    assert np.all(np.isfinite(leaf))

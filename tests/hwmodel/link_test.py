@@ -163,3 +163,22 @@ def test_gradients_are_those_of_central_differences():
     assert np.count_nonzero(slopes[0]) == len(start)
     assert np.all(np.isfinite(slopes))
     assert float(values[-2]) == 0.0
+
+
+def test_nothing_from_a_store_without_a_medium_has_a_derivative():
+  host = memory_devices.link(EDGE).replace(
+    access_s=0.0, lookups=0.0, channel_s_per_byte=0.0
+  )
+
+  def seconds(device, moved, requests):
+    return link.link_time_s(
+      device,
+      transferred_bytes=moved,
+      request_bytes=jnp.float32(512.0),
+      requests=requests,
+      queue_depth=jnp.float32(8.0),
+    )
+
+  slopes = jax.jit(jax.grad(seconds, argnums=(0, 1, 2)))(host, 0.0, 0.0)
+  for leaf in jax.tree.leaves(slopes):
+    assert np.isfinite(leaf)

@@ -60,6 +60,7 @@ LIMIT_SHARPNESS = 3.8
 `python experiments/validate_memory_models.py`; the one fitted number here."""
 _INTERLEAVED_BURSTS = 4.0
 _CORNER = 0.1
+_FAR_BEYOND = 12.0
 
 
 class AddressMap(enum.Enum):
@@ -335,9 +336,12 @@ def _overlap_limit(
   places = where.banks / where.spread
   active = _distinct(places, visits) * transfer_s / alone_s
   beyond = _positive(active - 1.0, 1.0) - _positive(-1.0, 1.0)
+  # Beyond the cap no limit is left, and float32 holds the squares of what is.
+  beyond = jnp.minimum(beyond, _FAR_BEYOND)
   # 1 / C of C = active - beyond + 4^beyond - 1, in a form without overflow.
   shrunk = 4.0**-beyond
-  waiting = shrunk / (1.0 + (active - beyond - 1.0) * shrunk)
+  below = jnp.minimum(active, 1.0 + _FAR_BEYOND) - beyond - 1.0
+  waiting = shrunk / (1.0 + below * shrunk)
   crowded = (1.0 - where.other_group) / where.groups
   # t_next · (1 + crowded · max(C - 1, 0)) / C
   shared = waiting + crowded * _positive(1.0 - waiting, waiting)

@@ -178,7 +178,9 @@ def link_time_s(
     81 us
   """
   some = jnp.where(requests > 0, requests, 1.0)
-  link_s = transferred_bytes / some / params.payload_bytes_per_s
+  # Of no request the size still counts: nothing may be asked of nothing.
+  each_bytes = jnp.where(requests > 0, transferred_bytes / some, request_bytes)
+  link_s = each_bytes / params.payload_bytes_per_s
   need = demand(params, request_bytes=request_bytes, link_s=link_s)
   depth = jnp.maximum(jnp.minimum(queue_depth, requests), 1.0)
   sharpness = params.queue_sharpness
