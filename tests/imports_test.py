@@ -40,7 +40,7 @@ KNOWS = {
   "baselines": {*POLICY_SIDE, "resv.hashing"},
   "placement": {*FOUNDATION, "models.cache", "trace"},
   "training": {*FOUNDATION, "models", "plotting", "tasks"},
-  "hwmodel": {*FOUNDATION, "trace", "models.config"},
+  "hwmodel": {*FOUNDATION, "trace", "models.config", "plotting"},
 }
 ON_TOP = {"codesign", "report"}
 FORBIDDEN = {"torch", "torchvision", "transformers"}
