@@ -177,8 +177,17 @@ def test_a_clip_is_played_again_until_the_past_is_long_enough():
   )
   past = clip.clip_past(chosen.plan, chosen.model, tokens, loop=True)
   found = cell.measure(
-    dataclasses.replace(chosen, past=past), [full.full()], rounds=1
+    dataclasses.replace(chosen, past=past),
+    [full.full(), half_policy()],
+    rounds=1,
   )
-  assert found.rows[0]["cache_tokens"] == 40
+  reference, row = found.rows
+  assert reference["cache_tokens"] == 40
+  # What a policy chose itself has a ceiling, too.
+  share = row["retrieval_ratio"]["frame"]
+  assert 0.3 < share < 0.8
+  assert row["ceiling"] == pytest.approx(
+    rows_lib.ceiling(reference["cpu_ms"], found.dense["cpu_ms"], share)
+  )
   with pytest.raises(InputError, match="only 3 frames of 4 tokens; 10 are"):
     clip.clip_past(chosen.plan, chosen.model, tokens, loop=False)

@@ -279,7 +279,7 @@ def _our_row(
   setting: Setting, line: _Line, times: Mapping[str, timing.Times]
 ) -> dict[str, Any]:
   limit = None
-  if line.forced_ratio is not None:
+  if line.policy.name != "full":
     limit = rows_lib.ceiling(
       times["full"].cpu_ms, times["dense"].cpu_ms, line.attended.share
     )

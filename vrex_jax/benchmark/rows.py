@@ -50,7 +50,7 @@ def row(
     plan: the cell.
     policy: name of the policy.
     side: "ours", "hf" or "torch_sdpa".
-    ceiling: see `ceiling`; None where the attended share was not forced.
+    ceiling: see `ceiling`; None of `full` and of other sides.
     forced_ratio: share of the past that was asked for, or None.
     retrieval_ratio: measured, by stage.
     groups: clusters, pages or frames a table, mean; 0 without a table.
@@ -97,8 +97,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   """One line for each of our rows, the other sides beside it.
 
   Columns: groups a table where there are any; CPU ms of our step; hf / ours and
-  torch_sdpa / ours where measured; full / ours and its ceiling where the
-  attended share is forced.
+  torch_sdpa / ours where measured; full / ours and its ceiling at the share
+  that is attended, forced or not.
 
   Args:
     rows: benchmark rows (`FIELDS`).
