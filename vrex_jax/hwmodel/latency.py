@@ -20,13 +20,22 @@ import jax.numpy as jnp
 
 from vrex_jax.hwmodel import params
 from vrex_jax.hwmodel import pipeline
+from vrex_jax.hwmodel import retrieval
 from vrex_jax.hwmodel import retrieval_engine
 from vrex_jax.hwmodel import smooth
 from vrex_jax.hwmodel import transfer
 from vrex_jax.hwmodel import workload
 from vrex_jax.typing import Float
 
-__all__ = ["Estimate", "Parts", "Resources", "Schedule", "durations", "estimate"]
+__all__ = [
+  "Estimate",
+  "Parts",
+  "Resources",
+  "Schedule",
+  "durations",
+  "estimate",
+  "schedule_of",
+]
 
 
 class Schedule(NamedTuple):
@@ -40,6 +49,16 @@ class Schedule(NamedTuple):
 
   on_engine: bool
   contiguous: bool
+
+
+def schedule_of(
+  method: retrieval.Method, platform: params.Platform
+) -> Schedule:
+  """How a method runs on a platform: on its DRE, if it uses one and has it."""
+  return Schedule(
+    on_engine=method.prediction == "engine" and platform.engine is not None,
+    contiguous=method.contiguous,
+  )
 
 
 class Parts(flax.struct.PyTreeNode):

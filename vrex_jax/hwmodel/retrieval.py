@@ -71,7 +71,7 @@ class FetchLaw(flax.struct.PyTreeNode):
     )
 
 
-LAW = FetchLaw(initial_ratio=0.6, working_set_tokens=4400.0)
+LAW = FetchLaw(initial_ratio=0.548, working_set_tokens=4387.0)
 """Fitted to V-Rex8 at batch 1: `python experiments/fit_vrex8.py`."""
 
 

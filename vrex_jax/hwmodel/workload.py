@@ -185,7 +185,7 @@ def vision_counts(model: config_lib.ModelConfig) -> tuple[float, float]:
     >>> from vrex_jax.models import presets
     >>> macs, parameters = vision_counts(presets.preset("llama3-8b"))
     >>> round(2e-9 * macs), round(1e-6 * parameters)
-    (383, 337)
+    (384, 337)
   """
   tower, connector = model.vision, model.connector
   patches, width = tower.grid**2, tower.hidden_size
