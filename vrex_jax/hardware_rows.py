@@ -1,0 +1,401 @@
+"""Hardware rows: a method on a platform, as metrics.json holds and people read.
+
+Two sources of work, one kind of row:
+
+  published   a method's printed ratios at a cache length
+  trace       the counts of a run, or its ratios on another model
+
+A row's frame is the mean of its events; a published row has one event.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vrex_jax import summary
+from vrex_jax import trace as trace_lib
+from vrex_jax.errors import InputError
+from vrex_jax.hwmodel import latency
+from vrex_jax.hwmodel import paper
+from vrex_jax.hwmodel import params
+from vrex_jax.hwmodel import pricing
+from vrex_jax.hwmodel import retrieval
+from vrex_jax.hwmodel import workload
+from vrex_jax.models import config as config_lib
+
+__all__ = [
+  "FIELDS",
+  "Events",
+  "Point",
+  "breakdown_table",
+  "elasticity_table",
+  "flat",
+  "published",
+  "row",
+  "table",
+  "traced",
+  "transferred",
+]
+
+FIELDS = (
+  "platform",
+  "policy",
+  "cache_tokens",
+  "batch",
+  "frame_latency_s",
+  "token_latency_s",
+  "frame_energy_j",
+  "breakdown_s",
+  "exposed_s",
+  "bound_lower_s",
+  "bound_upper_s",
+  "frames_per_s",
+  "first_token_s",
+  "token_energy_j",
+  "fetched_bytes",
+  "roofline",
+  "elasticities",
+)
+"""Fields of a hardware row, in order; see docs/notation.md."""
+
+
+class Events(NamedTuple):
+  """Work of the stages of a row; leaves have a leading axis of events.
+
+  Attributes:
+    frame: of frames.
+    question: of a question's chunk; None where there is none.
+    answer: of generated tokens; None likewise.
+  """
+
+  frame: workload.Work
+  question: workload.Work | None
+  answer: workload.Work | None
+
+
+class Point(NamedTuple):
+  """What a row is of.
+
+  Attributes:
+    policy: as written.
+    cache_tokens: past of the (last) event.
+    batch: streams.
+    events: work.
+    method: where it predicts, and whether what it fetches lies together.
+  """
+
+  policy: str
+  cache_tokens: int
+  batch: int
+  events: Events
+  method: retrieval.Method
+
+
+@functools.partial(
+  jax.jit, static_argnames=("setting", "stage", "chunk_tokens")
+)
+def _published(cached, batch, setting, stage, chunk_tokens, kv_value_bytes):
+  work = pricing.published_work(
+    setting._replace(batch=batch, kv_value_bytes=kv_value_bytes),
+    cached,
+    stage=stage,
+    chunk_tokens=chunk_tokens,
+  )
+  return jax.tree.map(lambda leaf: leaf[None], work)
+
+
+@functools.partial(jax.jit, static_argnames=("schedule", "sharpness"))
+def _priced(platform, work, schedule, sharpness=None):
+  """Every event of a stage, and where it lies under the roof."""
+
+  def one(event):
+    priced = pricing.price(platform, event, schedule, sharpness=sharpness)
+    return priced.time, priced.energy_j, pricing.roofline(platform, priced)
+
+  return jax.vmap(one)(work)
+
+
+@functools.partial(jax.jit, static_argnames=("schedule", "sharpness"))
+def _elastic(platform, work, schedule, sharpness):
+  def mean_s(platform):
+    one = lambda event: latency.estimate(
+      platform, event, schedule, sharpness=sharpness
+    ).latency_s
+    return jnp.mean(jax.vmap(one)(work))
+
+  return pricing.elasticities(mean_s, platform)
+
+
+def published(
+  model: config_lib.ModelConfig,
+  method: retrieval.Method,
+  *,
+  cache_tokens: int,
+  batch: int,
+  kv_value_bytes: float,
+  frame_tokens: int,
+) -> Point:
+  """A published method over a past of a given length, batch after batch."""
+  setting = pricing.Setting(model, method)
+  work = functools.partial(
+    _published,
+    jnp.float32(cache_tokens),
+    jnp.float32(batch),
+    setting,
+    kv_value_bytes=jnp.float32(kv_value_bytes),
+  )
+  events = Events(
+    frame=work(stage="frame", chunk_tokens=frame_tokens),
+    question=work(stage="question", chunk_tokens=paper.QUESTION_TOKENS),
+    answer=work(stage="answer", chunk_tokens=1),
+  )
+  return Point(method.name, cache_tokens, batch, events, method)
+
+
+def traced(
+  model: config_lib.ModelConfig,
+  trace: trace_lib.StreamTrace,
+  policy: str,
+  *,
+  kv_value_bytes: float,
+) -> Point:
+  """The counts of a run, event by event, on the model that ran.
+
+  Raises:
+    InputError: the trace is of another model, or has no frame.
+  """
+  work = functools.partial(
+    workload.from_trace, model, trace, kv_value_bytes=kv_value_bytes
+  )
+  has = lambda stage: bool(np.any(trace.stage == trace_lib.STAGES.index(stage)))
+  events = Events(
+    frame=work(stage="frame"),
+    question=work(stage="question") if has("question") else None,
+    answer=work(stage="answer") if has("answer") else None,
+  )
+  seen = trace.counts["past_seen"]
+  return Point(
+    policy, int(seen.max()), seen.shape[2], events, retrieval.METHODS["resv"]
+  )
+
+
+def transferred(
+  model: config_lib.ModelConfig,
+  trace: trace_lib.StreamTrace,
+  policy: str,
+  *,
+  cache_tokens: int,
+  batch: int,
+  kv_value_bytes: float,
+  frame_tokens: int,
+) -> Point:
+  """Ratios of a run on another model, by relative depth of its layers.
+
+  A run that held everything on the device tells nothing of fetches; then the
+  law of fetched tokens that was fitted to V-Rex8 does.
+
+  Raises:
+    InputError: the trace has no frame with a past.
+  """
+  held = not trace.counts["past_fetched"].any()
+  stages = {"frame": frame_tokens, "question": paper.QUESTION_TOKENS, "answer": 1}
+
+  def work(stage):
+    if not np.any(trace.stage == trace_lib.STAGES.index(stage)):
+      return None
+    done = retrieval.from_ratios(
+      retrieval.ratios_of(trace, stage),
+      model.decoder,
+      float(cache_tokens),
+      chunk_tokens=stages[stage],
+      law=retrieval.LAW if held else None,
+    )
+    made = workload.from_retrieval(
+      model,
+      done,
+      stage=stage,
+      chunk_tokens=stages[stage],
+      batch=float(batch),
+      kv_value_bytes=kv_value_bytes,
+    )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], made)
+
+  frame = work("frame")
+  if frame is None:
+    raise InputError(
+      "the trace has no frame event; frames are what is priced: give the trace"
+      " of a longer run"
+    )
+  events = Events(frame, work("question"), work("answer"))
+  return Point(policy, cache_tokens, batch, events, retrieval.METHODS["resv"])
+
+
+def row(
+  platform: params.Platform,
+  point: Point,
+  *,
+  sharpness: float | None = None,
+  elastic_sharpness: float | None = None,
+) -> dict[str, Any]:
+  """Prices a point on a platform.
+
+  Args:
+    platform: parameters.
+    point: what runs.
+    sharpness: of the estimate; None for hard maxima.
+    elastic_sharpness: of the latency whose elasticities are given; without it
+      they are left out.
+
+  Raises:
+    InputError: the work does not fit the platform's memory.
+  """
+  schedule = latency.schedule_of(point.method, platform)
+  for work in point.events:
+    if work is not None:
+      workload.check_fits(
+        work, float(platform.dram.capacity_bytes), platform.name
+      )
+  arrays = params.as_arrays(platform, jnp.float32)
+  priced = lambda work: _means(_priced(arrays, work, schedule, sharpness))
+  time, energy, roof = priced(point.events.frame)
+  slopes = {}
+  if elastic_sharpness is not None:
+    elastic = _elastic(arrays, point.events.frame, schedule, elastic_sharpness)
+    names, leaves = params.leaf_names(elastic), jax.tree.leaves(elastic)
+    slopes = dict(zip(names, map(float, leaves), strict=True))
+  token = first = None
+  token_energy = None
+  if point.events.answer is not None:
+    answered, spent, _ = priced(point.events.answer)
+    token, token_energy = answered.latency_s, [spent.low, spent.high]
+  if point.events.question is not None:
+    first = priced(point.events.question)[0].latency_s
+  values = (
+    platform.name,
+    point.policy,
+    point.cache_tokens,
+    point.batch,
+    time.latency_s,
+    token,
+    [energy.low, energy.high],
+    _parts(time.busy),
+    _parts(time.exposed),
+    time.lower_s,
+    time.upper_s,
+    point.batch / time.latency_s,
+    first,
+    token_energy,
+    float(jnp.mean(point.events.frame.link_bytes)),
+    roof._asdict(),
+    slopes,
+  )
+  return dict(zip(FIELDS, values, strict=True))
+
+
+def _means(priced: Any) -> Any:
+  return jax.tree.map(lambda leaf: float(jnp.mean(leaf)), priced)
+
+
+def _parts(parts: latency.Parts) -> dict[str, float]:
+  return {
+    name.removesuffix("_s"): getattr(parts, name)
+    for name in parts.__dataclass_fields__
+  }
+
+
+def flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Rows of plain numbers, as CSV takes them."""
+  lines = []
+  for one in rows:
+    line: dict[str, Any] = {}
+    for name, value in one.items():
+      if name == "elasticities":
+        continue
+      if isinstance(value, Mapping):
+        stem = name.removesuffix("_s")
+        line |= {f"{stem}_{key}": item for key, item in value.items()}
+      elif name.endswith("energy_j"):
+        low, high = value or (None, None)
+        line |= {f"{name[:-2]}_low_j": low, f"{name[:-2]}_high_j": high}
+      else:
+        line[name] = value
+    lines.append(line)
+  return lines
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """One line a row: times, bounds, energy, roof."""
+  header = ["platform, policy", "cached", "batch", "frames/s", "frame ms",
+            "lower", "upper", "1st token ms", "token ms", "frame J",
+            "Op/B", "of roof"]  # fmt: skip
+  lines = [
+    [
+      f"{one['platform']} {one['policy']}",
+      str(one["cache_tokens"]),
+      str(one["batch"]),
+      f"{one['frames_per_s']:.2f}",
+      _ms(one["frame_latency_s"]),
+      _ms(one["bound_lower_s"]),
+      _ms(one["bound_upper_s"]),
+      _ms(one["first_token_s"]),
+      _ms(one["token_latency_s"]),
+      _range(one["frame_energy_j"]),
+      f"{one['roofline']['intensity']:.1f}",
+      f"{100 * _of_roof(one['roofline']):.0f} %",
+    ]
+    for one in rows
+  ]
+  return summary.aligned(header, lines)
+
+
+def breakdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Milliseconds of a frame by part: what is waited for, and what is hidden."""
+  parts = list(rows[0]["exposed_s"])
+  header = ["frame ms, exposed + hidden", "cached", *parts]
+  lines = []
+  for one in rows:
+    cells = []
+    for part in parts:
+      exposed = one["exposed_s"][part]
+      hidden = max(one["breakdown_s"][part] - exposed, 0.0)
+      cells.append(f"{1e3 * abs(exposed):.1f} + {1e3 * hidden:.1f}")
+    name = f"{one['platform']} {one['policy']}"
+    lines.append([name, str(one["cache_tokens"]), *cells])
+  return summary.aligned(header, lines)
+
+
+def elasticity_table(rows: Sequence[Mapping[str, Any]], *, least: float) -> str:
+  """The parameters that move frame latency, in percent by percent.
+
+  Args:
+    rows: hardware rows.
+    least: smaller ones are left out.
+  """
+  lines = []
+  for one in rows:
+    ranked = sorted(
+      one["elasticities"].items(), key=lambda item: -abs(item[1])
+    )
+    shown = [f"{name} {e:+.2f}" for name, e in ranked if abs(e) >= least]
+    head = f"{one['platform']} {one['policy']}, {one['cache_tokens']} cached: "
+    lines.append(head + (", ".join(shown) or "none"))
+  return "\n".join(lines)
+
+
+def _of_roof(roof: Mapping[str, float]) -> float:
+  return roof["attained_flops_per_s"] / roof["roof_flops_per_s"]
+
+
+def _ms(seconds: float | None) -> str:
+  return "-" if seconds is None else f"{1e3 * seconds:.1f}"
+
+
+def _range(ends: Sequence[float]) -> str:
+  low, high = ends
+  if high - low < 5e-3 * high:
+    return f"{low:.2f}"
+  return f"{low:.2f}-{high:.2f}"
