@@ -34,6 +34,7 @@ from vrex_jax import command
 from vrex_jax import hardware_paper
 from vrex_jax import hardware_plot
 from vrex_jax import hardware_rows
+from vrex_jax import hardware_tables
 from vrex_jax import plotting
 from vrex_jax import trace as trace_lib
 from vrex_jax.errors import InputError, check_whole_number
@@ -85,6 +86,13 @@ _FRAME_TOKENS = flags.DEFINE_integer(
 _KV_PRECISION = flags.DEFINE_enum(
   "kv_precision", "bf16", list(workload.KV_VALUE_BYTES), "Of stored KV."
 )
+_RESIDENT_TOKENS = flags.DEFINE_integer(
+  "resident_tokens",
+  None,
+  "With --policy: window on the device. Default: the law fitted to V-Rex8.",
+  lower_bound=0,
+  upper_bound=2**30,
+)
 _SHARPNESS = flags.DEFINE_float(
   "sharpness",
   None,
@@ -93,7 +101,9 @@ _SHARPNESS = flags.DEFINE_float(
   upper_bound=2.0**20,
 )
 _PAPER = flags.DEFINE_bool(
-  "paper", False, "Print the paper's figures beside the model's, and nothing else."
+  "paper",
+  False,
+  "Print the paper's figures beside the model's, and nothing else.",
 )
 _DESIGN_POINTS = flags.DEFINE_integer(
   "design_points",
@@ -113,6 +123,11 @@ def _check_flags() -> None:
     raise InputError(
       "--policy is given beside --trace; the trace says what was done: give one"
       " of the two"
+    )
+  if _TRACE.value is not None and _RESIDENT_TOKENS.value is not None:
+    raise InputError(
+      "--resident_tokens is given beside --trace; the run had its own window:"
+      " set it when the stream runs"
     )
   if _TRANSFER.value != "none" and _TRACE.value is None:
     raise InputError(
@@ -160,7 +175,7 @@ def _points(model) -> list[hardware_rows.Point]:
   if _TRACE.value is not None:
     trace = trace_lib.load(pathlib.Path(_TRACE.value))
     name = f"trace {pathlib.Path(_TRACE.value).parent.name}"
-    _say_residency(trace)
+    _say_assumptions(trace)
     if _TRANSFER.value == "none":
       return [hardware_rows.traced(model, trace, name, **options)]
     make = functools.partial(
@@ -177,7 +192,10 @@ def _points(model) -> list[hardware_rows.Point]:
     names = (_POLICY.value or "resv").split("|")
     makers = [
       functools.partial(
-        hardware_rows.published, model, retrieval.method(name.strip())
+        hardware_rows.published,
+        model,
+        retrieval.method(name.strip()),
+        resident_tokens=_RESIDENT_TOKENS.value,
       )
       for name in names
     ]
@@ -189,7 +207,12 @@ def _points(model) -> list[hardware_rows.Point]:
   ]
 
 
-def _say_residency(trace: trace_lib.StreamTrace) -> None:
+def _say_assumptions(trace: trace_lib.StreamTrace) -> None:
+  if trace.retrieves[trace_lib.STAGES.index("frame"), 0]:
+    print(
+      "the run chose without look-ahead: priced as if the same had been chosen"
+      " one layer earlier"
+    )
   if trace.counts["past_fetched"].any():
     return
   if _TRANSFER.value == "none":
@@ -249,11 +272,14 @@ def main(arguments: Sequence[str]) -> None:
   found = [platforms.named(name) for name in _PLATFORM.value]
   rows = _rows(found, _points(model))
   print("all figures are modelled\n")
-  print(hardware_rows.table(rows))
+  print(hardware_tables.table(rows))
   print()
-  print(hardware_rows.breakdown_table(rows))
+  print(hardware_tables.breakdown_table(rows))
+  chips = hardware_tables.chip_lines([one.platform for one in found])
+  if chips:
+    print(f"\n{chips}")
   print(f"\nframe latency, % by %, above {_SHOWN_ELASTICITY}")
-  print(hardware_rows.elasticity_table(rows, least=_SHOWN_ELASTICITY))
+  print(hardware_tables.elasticity_table(rows, least=_SHOWN_ELASTICITY))
   if _OUT.value is not None:
     command.write_study(
       _OUT.value,

@@ -38,20 +38,20 @@ def compare() -> list[dict[str, Any]]:
   ):
     one = price("vrex8", "resv", tokens)
     where = f"at {tokens // 1024}K"
-    add(f"frame, ms, {where}", 1e3 * seconds, 1e3 * one["frame_latency_s"], _USED)
-  for seconds, tokens, used in (
+    add(
+      f"frame, ms, {where}", 1e3 * seconds, 1e3 * one["frame_latency_s"], _USED
+    )
+  for printed, tokens, used in (
     (paper.TOKEN_LATENCY_S[0], shortest, _USED),
     (paper.TOKEN_LATENCY_S[1], longest, _FREE),
   ):
-    one = price("vrex8", "resv", tokens)["token_latency_s"]
-    add(f"token, ms, at {tokens // 1024}K?", 1e3 * seconds, 1e3 * one, used)
-  for name, printed, field, used in (
+    token = price("vrex8", "resv", tokens)["token_latency_s"]
+    add(f"token, ms, at {tokens // 1024}K?", 1e3 * printed, 1e3 * token, used)
+  for name, ends, field, uses in (
     ("frame", paper.FRAME_SPEED_UP, "frame_latency_s", (_USED, _USED)),
     ("text", paper.TEXT_SPEED_UP, "token_latency_s", (_USED, _FREE)),
   ):
-    for value, tokens, how in zip(
-      printed, (shortest, longest), used, strict=True
-    ):
+    for value, tokens, how in zip(ends, (shortest, longest), uses, strict=True):
       ratio = price.ratio(("vrex8", "resv"), tokens, field)
       add(f"{name} speed-up, at {tokens // 1024}K?", value, ratio, how)
   for name, values, field in (
@@ -70,7 +70,7 @@ def compare() -> list[dict[str, Any]]:
     add(f"energy ratio, {where}", efficiency, energy)
   for cores, printed in paper.CORE_AREA_M2.items():
     chip = platforms.named(f"vrex{cores}").platform
-    total = area.blocks_area_m2(chip).total
+    total = float(area.blocks_area_m2(chip).total)
     add(f"area, mm2, {cores} cores", 1e6 * printed, 1e6 * total, _USED)
   return entries
 

@@ -32,7 +32,7 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     InputError: matplotlib is not installed.
   """
   groups = list(dict.fromkeys(map(_group, rows)))
-  columns = min(len(groups), 3)
+  columns = 2 if len(groups) == 4 else min(len(groups), 3)
   lines = -(-len(groups) // columns)
   figure = plotting.figure(
     figsize=(max(6.4, 4.0 * columns), 0.7 + 3.2 * lines), layout="constrained"

@@ -9,21 +9,23 @@ A row's frame is the mean of its events; a published row has one event.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vrex_jax import summary
 from vrex_jax import trace as trace_lib
 from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import latency
 from vrex_jax.hwmodel import paper
 from vrex_jax.hwmodel import params
 from vrex_jax.hwmodel import pricing
+from vrex_jax.hwmodel import ratios
+from vrex_jax.hwmodel import residency
 from vrex_jax.hwmodel import retrieval
+from vrex_jax.hwmodel import traced_work
 from vrex_jax.hwmodel import workload
 from vrex_jax.models import config as config_lib
 
@@ -31,12 +33,9 @@ __all__ = [
   "FIELDS",
   "Events",
   "Point",
-  "breakdown_table",
-  "elasticity_table",
   "flat",
   "published",
   "row",
-  "table",
   "traced",
   "transferred",
 ]
@@ -98,12 +97,15 @@ class Point(NamedTuple):
 @functools.partial(
   jax.jit, static_argnames=("setting", "stage", "chunk_tokens")
 )
-def _published(cached, batch, setting, stage, chunk_tokens, kv_value_bytes):
+def _published(
+  cached, batch, setting, stage, chunk_tokens, kv_value_bytes, law
+):
   work = pricing.published_work(
     setting._replace(batch=batch, kv_value_bytes=kv_value_bytes),
     cached,
     stage=stage,
     chunk_tokens=chunk_tokens,
+    law=law,
   )
   return jax.tree.map(lambda leaf: leaf[None], work)
 
@@ -122,9 +124,9 @@ def _priced(platform, work, schedule, sharpness=None):
 @functools.partial(jax.jit, static_argnames=("schedule", "sharpness"))
 def _elastic(platform, work, schedule, sharpness):
   def mean_s(platform):
-    one = lambda event: latency.estimate(
-      platform, event, schedule, sharpness=sharpness
-    ).latency_s
+    one = lambda event: (
+      latency.estimate(platform, event, schedule, sharpness=sharpness).latency_s
+    )
     return jnp.mean(jax.vmap(one)(work))
 
   return pricing.elasticities(mean_s, platform)
@@ -138,15 +140,32 @@ def published(
   batch: int,
   kv_value_bytes: float,
   frame_tokens: int,
+  resident_tokens: int | None = None,
 ) -> Point:
-  """A published method over a past of a given length, batch after batch."""
+  """A published method over a past of a given length.
+
+  Args:
+    model: video LLM.
+    method: of `retrieval.METHODS`.
+    cache_tokens: S.
+    batch: streams.
+    kv_value_bytes: of a stored number.
+    frame_tokens: T of a frame.
+    resident_tokens: window on the device; None for the fitted law.
+  """
   setting = pricing.Setting(model, method)
+  law: Callable[[Any], Any] = residency.LAW
+  if resident_tokens is not None:
+    law = residency.ResidentWindow(
+      ratio=method.frame_ratio, window_tokens=float(resident_tokens)
+    )
   work = functools.partial(
     _published,
     jnp.float32(cache_tokens),
     jnp.float32(batch),
     setting,
     kv_value_bytes=jnp.float32(kv_value_bytes),
+    law=law,
   )
   events = Events(
     frame=work(stage="frame", chunk_tokens=frame_tokens),
@@ -169,7 +188,7 @@ def traced(
     InputError: the trace is of another model, or has no frame.
   """
   work = functools.partial(
-    workload.from_trace, model, trace, kv_value_bytes=kv_value_bytes
+    traced_work.from_trace, model, trace, kv_value_bytes=kv_value_bytes
   )
   has = lambda stage: bool(np.any(trace.stage == trace_lib.STAGES.index(stage)))
   events = Events(
@@ -202,17 +221,21 @@ def transferred(
     InputError: the trace has no frame with a past.
   """
   held = not trace.counts["past_fetched"].any()
-  stages = {"frame": frame_tokens, "question": paper.QUESTION_TOKENS, "answer": 1}
+  stages = {
+    "frame": frame_tokens,
+    "question": paper.QUESTION_TOKENS,
+    "answer": 1,
+  }
 
   def work(stage):
     if not np.any(trace.stage == trace_lib.STAGES.index(stage)):
       return None
-    done = retrieval.from_ratios(
-      retrieval.ratios_of(trace, stage),
+    done = ratios.from_ratios(
+      ratios.ratios_of(trace, stage),
       model.decoder,
       float(cache_tokens),
       chunk_tokens=stages[stage],
-      law=retrieval.LAW if held else None,
+      law=residency.LAW if held else None,
     )
     made = workload.from_retrieval(
       model,
@@ -325,77 +348,3 @@ def flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         line[name] = value
     lines.append(line)
   return lines
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """One line a row: times, bounds, energy, roof."""
-  header = ["platform, policy", "cached", "batch", "frames/s", "frame ms",
-            "lower", "upper", "1st token ms", "token ms", "frame J",
-            "Op/B", "of roof"]  # fmt: skip
-  lines = [
-    [
-      f"{one['platform']} {one['policy']}",
-      str(one["cache_tokens"]),
-      str(one["batch"]),
-      f"{one['frames_per_s']:.2f}",
-      _ms(one["frame_latency_s"]),
-      _ms(one["bound_lower_s"]),
-      _ms(one["bound_upper_s"]),
-      _ms(one["first_token_s"]),
-      _ms(one["token_latency_s"]),
-      _range(one["frame_energy_j"]),
-      f"{one['roofline']['intensity']:.1f}",
-      f"{100 * _of_roof(one['roofline']):.0f} %",
-    ]
-    for one in rows
-  ]
-  return summary.aligned(header, lines)
-
-
-def breakdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Milliseconds of a frame by part: what is waited for, and what is hidden."""
-  parts = list(rows[0]["exposed_s"])
-  header = ["frame ms, exposed + hidden", "cached", *parts]
-  lines = []
-  for one in rows:
-    cells = []
-    for part in parts:
-      exposed = one["exposed_s"][part]
-      hidden = max(one["breakdown_s"][part] - exposed, 0.0)
-      cells.append(f"{1e3 * abs(exposed):.1f} + {1e3 * hidden:.1f}")
-    name = f"{one['platform']} {one['policy']}"
-    lines.append([name, str(one["cache_tokens"]), *cells])
-  return summary.aligned(header, lines)
-
-
-def elasticity_table(rows: Sequence[Mapping[str, Any]], *, least: float) -> str:
-  """The parameters that move frame latency, in percent by percent.
-
-  Args:
-    rows: hardware rows.
-    least: smaller ones are left out.
-  """
-  lines = []
-  for one in rows:
-    ranked = sorted(
-      one["elasticities"].items(), key=lambda item: -abs(item[1])
-    )
-    shown = [f"{name} {e:+.2f}" for name, e in ranked if abs(e) >= least]
-    head = f"{one['platform']} {one['policy']}, {one['cache_tokens']} cached: "
-    lines.append(head + (", ".join(shown) or "none"))
-  return "\n".join(lines)
-
-
-def _of_roof(roof: Mapping[str, float]) -> float:
-  return roof["attained_flops_per_s"] / roof["roof_flops_per_s"]
-
-
-def _ms(seconds: float | None) -> str:
-  return "-" if seconds is None else f"{1e3 * seconds:.1f}"
-
-
-def _range(ends: Sequence[float]) -> str:
-  low, high = ends
-  if high - low < 5e-3 * high:
-    return f"{low:.2f}"
-  return f"{low:.2f}-{high:.2f}"

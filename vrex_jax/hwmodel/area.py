@@ -11,19 +11,14 @@ V-Rex8 and V-Rex48 are multiples of it.
 Source: V-Rex (arXiv 2512.12284), Table III.
 """
 
-from typing import Self
-
-import flax.struct
-import jax
-import jax.numpy as jnp
-
+from vrex_jax.hwmodel import cost
 from vrex_jax.hwmodel import params
 from vrex_jax.typing import Float
 
 __all__ = ["Blocks", "blocks_area_m2", "blocks_power_w", "closure_w"]
 
 
-class Blocks(flax.struct.PyTreeNode):
+class Blocks(cost.Additive):
   """Dynamic. One quantity by block; additive."""
 
   dpe: Float
@@ -32,19 +27,6 @@ class Blocks(flax.struct.PyTreeNode):
   hcu: Float
   wtu: Float
   kvmu: Float
-
-  def __add__(self, other: Self) -> Self:
-    return jax.tree.map(jnp.add, self, other)
-
-  def __mul__(self, factor: Float | float) -> Self:
-    return jax.tree.map(lambda leaf: leaf * factor, self)
-
-  __rmul__ = __mul__
-
-  @property
-  def total(self) -> Float:
-    """All blocks together."""
-    return sum(jax.tree.leaves(self))
 
   @property
   def engine_share(self) -> Float:

@@ -110,12 +110,16 @@ def points_per_s(
   designs = jax.tree.map(
     lambda leaf: leaf.reshape(blocks, _BLOCK), params.as_arrays(designs)
   )
-  run = jax.jit(
-    functools.partial(
-      jax.lax.map,
-      lambda block: evaluate(block, work, schedule, sharpness=sharpness),
+  run = (
+    jax.jit(
+      functools.partial(
+        jax.lax.map,
+        lambda block: evaluate(block, work, schedule, sharpness=sharpness),
+      )
     )
-  ).lower(designs).compile()
+    .lower(designs)
+    .compile()
+  )
   best = float("inf")
   for _ in range(rounds):
     start = time.perf_counter()

@@ -9,8 +9,9 @@
   static   power × latency
 
 The energy of a PCIe transfer is disputed by a factor of 50: 3 W a lane at gen 3
-is 381 pJ/bit (V-Rex, Sec. VI.A), while AiF (ISCA 2025), which V-Rex cites, takes
-7.5. So every result is a pair, and a claim that holds at one end only is none.
+is 381 pJ/bit (V-Rex, Sec. VI.A), while AiF (ISCA 2025), which V-Rex cites,
+takes 7.5. So every result is a pair, and a claim that holds at one end only is
+none.
 
 On a board that was measured as a whole (GPUs) the static power is the board's
 and all other terms are zero.
@@ -18,13 +19,12 @@ and all other terms are zero.
 Source: unit figures: V-Rex Table III; the sum: Accelergy (ICCAD 2019).
 """
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-import flax.struct
-import jax
 import jax.numpy as jnp
 
 from vrex_jax.hwmodel import area
+from vrex_jax.hwmodel import cost
 from vrex_jax.hwmodel import latency
 from vrex_jax.hwmodel import params
 from vrex_jax.hwmodel import workload
@@ -33,7 +33,7 @@ from vrex_jax.typing import Float
 __all__ = ["EnergyParts", "Interval", "event_j", "parts"]
 
 
-class EnergyParts(flax.struct.PyTreeNode):
+class EnergyParts(cost.Additive):
   """Dynamic. Joules by where they go; additive."""
 
   matrix_j: Float
@@ -43,19 +43,6 @@ class EnergyParts(flax.struct.PyTreeNode):
   link_j: Float
   storage_j: Float
   static_j: Float
-
-  def __add__(self, other: Self) -> Self:
-    return jax.tree.map(jnp.add, self, other)
-
-  def __mul__(self, factor: Float | float) -> Self:
-    return jax.tree.map(lambda leaf: leaf * factor, self)
-
-  __rmul__ = __mul__
-
-  @property
-  def total_j(self) -> Float:
-    """The parts together."""
-    return sum(jax.tree.leaves(self))
 
 
 class Interval(NamedTuple):
@@ -109,7 +96,5 @@ def event_j(
 ) -> Interval:
   """Joules of one event, at both ends of the link energy."""
   link = platform.link
-  at = lambda energy: parts(
-    platform, work, spent, link_j_per_byte=energy
-  ).total_j
+  at = lambda energy: parts(platform, work, spent, link_j_per_byte=energy).total
   return Interval(at(link.low_j_per_byte), at(link.high_j_per_byte))

@@ -12,12 +12,13 @@ what the estimate would lose if prediction took no time, and the rest, which is
 waiting for the link.
 """
 
-from typing import NamedTuple, Self
+import functools
+from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vrex_jax.hwmodel import cost
 from vrex_jax.hwmodel import params
 from vrex_jax.hwmodel import pipeline
 from vrex_jax.hwmodel import retrieval
@@ -61,7 +62,7 @@ def schedule_of(
   )
 
 
-class Parts(flax.struct.PyTreeNode):
+class Parts(cost.Additive):
   """Dynamic. Seconds by part; additive.
 
   Attributes:
@@ -79,19 +80,6 @@ class Parts(flax.struct.PyTreeNode):
   prediction_s: Float
   fetch_s: Float
   software_s: Float
-
-  def __add__(self, other: Self) -> Self:
-    return jax.tree.map(jnp.add, self, other)
-
-  def __mul__(self, factor: Float | float) -> Self:
-    return jax.tree.map(lambda leaf: leaf * factor, self)
-
-  __rmul__ = __mul__
-
-  @property
-  def total_s(self) -> Float:
-    """The parts together."""
-    return sum(jax.tree.leaves(self))
 
 
 class Resources(NamedTuple):
@@ -172,7 +160,7 @@ def estimate(
     predict_s=jnp.zeros_like(times.predict_s),
   )
   without_s = pipeline.finish_s(unpredicted, sharpness=sharpness)
-  total = lambda span: jnp.sum(span)
+  total = jnp.sum
   dense_s = (
     total(unpredicted.project_s - spans.software_s)
     + total(times.feed_s)
@@ -186,11 +174,11 @@ def estimate(
     fetch_s=total(times.fetch_s),
     software_s=total(spans.software_s),
   )
-  own_s = busy.total_s - busy.prediction_s - busy.fetch_s
+  own_s = busy.total - busy.prediction_s - busy.fetch_s
   return Estimate(
     latency_s=latency_s,
     lower_s=jnp.max(jnp.stack(spans.resources)),
-    upper_s=sum(spans.resources),
+    upper_s=functools.reduce(jnp.add, spans.resources),
     busy=busy,
     exposed=busy.replace(
       prediction_s=latency_s - without_s, fetch_s=without_s - own_s
@@ -237,7 +225,7 @@ def _spans(
     sharpness=sharpness,
     memory=memory,
   )
-  # A fetch passes the DRAM bus twice: written when it arrives, read by attention.
+  # A fetch passes the DRAM bus twice: written on arrival, read by attention.
   attend_dram_s = stream(
     layers.kv_read_bytes + layers.kv_write_bytes + fetch.transferred_bytes,
     kv_chunk,

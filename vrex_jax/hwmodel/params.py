@@ -174,7 +174,10 @@ class EngineParameters(flax.struct.PyTreeNode):
   def memory_bytes(self) -> Float:
     """On-chip memory of the engine of one core."""
     return (
-      self.hash_bytes + self.key_hash_bytes + self.score_bytes + self.count_bytes
+      self.hash_bytes
+      + self.key_hash_bytes
+      + self.score_bytes
+      + self.count_bytes
     )
 
 

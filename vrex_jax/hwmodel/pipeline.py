@@ -33,7 +33,6 @@ link transfer is under way at a time is an assumption.
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from vrex_jax.hwmodel import smooth
 from vrex_jax.typing import Float
@@ -76,6 +75,7 @@ def finish_s(
     f[].
 
   Example:
+    >>> import jax.numpy as jnp
     >>> one = jnp.ones(2)
     >>> spans = Durations(jnp.float32(1), one, 0 * one, one, one,
     ...                   jnp.float32([0, 5]), jnp.float32(0))

@@ -184,9 +184,7 @@ def _base_numbers(
   return {part: dict(numbers) for part, numbers in found.numbers.items()}
 
 
-def _numbers(
-  table: Any, part: str, origin: str
-) -> dict[str, params.Sourced]:
+def _numbers(table: Any, part: str, origin: str) -> dict[str, params.Sourced]:
   fields = _PARTS[part].__dataclass_fields__
   if not isinstance(table, Mapping):
     raise InputError(

@@ -1,8 +1,7 @@
 """Everything about one design point at once, and which parameter matters.
 
-`price` puts workload, latency and energy together for a frame and for a token;
-it is what a table has a row of. `elasticities` are percent of latency by percent
-of a parameter:
+`price` puts workload, latency and energy together; it is what a table has a row
+of. `elasticities` are percent of latency by percent of a parameter:
 
   e(x) = ∂ ln latency / ∂ ln x
 
@@ -10,6 +9,7 @@ Latency is homogeneous: all rates × k and all fixed times / k give latency / k,
 so Σ e over rates - Σ e over fixed times = -1 (Euler), whatever the point.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from vrex_jax.hwmodel import energy
 from vrex_jax.hwmodel import latency
 from vrex_jax.hwmodel import params
+from vrex_jax.hwmodel import residency
 from vrex_jax.hwmodel import retrieval
 from vrex_jax.hwmodel import transfer
 from vrex_jax.hwmodel import units
@@ -86,7 +87,7 @@ def published_work(
   *,
   stage: str,
   chunk_tokens: int,
-  law: retrieval.FetchLaw = retrieval.LAW,
+  law: Callable[[Float], Float] = residency.LAW,
 ) -> workload.Work:
   """Counts of one event of a published method."""
   done = retrieval.at_length(
@@ -165,6 +166,5 @@ def elasticity_sum(elastic: params.Platform) -> Float:
       return leaf
     return -leaf if suffix == units.TIME_SUFFIX else jnp.zeros_like(leaf)
 
-  return sum(
-    jax.tree.leaves(jax.tree_util.tree_map_with_path(signed, elastic))
-  )
+  terms = jax.tree_util.tree_map_with_path(signed, elastic)
+  return functools.reduce(jnp.add, jax.tree.leaves(terms))

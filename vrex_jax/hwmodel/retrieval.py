@@ -3,76 +3,38 @@
 `Method` says what the V-Rex paper says of each method: which share of the past
 it attends to for frames and for text, what it compares to choose, and whether
 what it wants lies together. `Retrieval` is that at one cache length, by layer.
-`FetchLaw` is how many selected tokens are not on the device.
 
 Which tokens a method would really take depends on the data; a trace knows
-(`workload.from_trace`, or `Ratios` of one for another model).
+(`traced_work`, or `ratios` of one for another model).
 
 Source: V-Rex (arXiv 2512.12284), Table II for ratios, Sec. VI.B for methods.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.struct
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from vrex_jax import trace as trace_lib
 from vrex_jax.errors import InputError
+from vrex_jax.hwmodel import residency
 from vrex_jax.hwmodel import score_law
 from vrex_jax.models import config as config_lib
 from vrex_jax.typing import Float
 
 __all__ = [
-  "LAW",
   "METHODS",
   "TOKENS_PER_CLUSTER",
-  "FetchLaw",
   "Method",
-  "Ratios",
   "Retrieval",
   "at_length",
-  "from_ratios",
   "method",
-  "ratios_of",
 ]
 
 TOKENS_PER_CLUSTER = 32.0
 """Mean over the paper's runs (V-Rex, Sec. VI.B)."""
 FRAME_TOKENS = 10.0
 """Of one frame, the paper's model; ReKV compares frames."""
-
-
-class FetchLaw(flax.struct.PyTreeNode):
-  """Dynamic. Tokens of a frame's selection that are not on the device.
-
-    fetched(S) = W · (1 - exp(-r · S / W))
-
-  At short caches a share r of the past is wanted and is not there. Of a long
-  past the same tokens are wanted again and again and are on the device: what
-  is missing saturates at W. The form is that of the distinct pages among r · S
-  draws from W (Cardenas). It is a fit: r and W come from five printed
-  latencies (experiments/fit_vrex8.py), not from a measurement of residency.
-
-  Attributes:
-    initial_ratio: r.
-    working_set_tokens: W.
-  """
-
-  initial_ratio: Float
-  working_set_tokens: Float
-
-  def __call__(self, cached_tokens: Float) -> Float:
-    """Fetched tokens of a layer and KV head, f[...]."""
-    wanted = self.initial_ratio * cached_tokens
-    return -self.working_set_tokens * jnp.expm1(
-      -wanted / self.working_set_tokens
-    )
-
-
-LAW = FetchLaw(initial_ratio=0.548, working_set_tokens=4387.0)
-"""Fitted to V-Rex8 at batch 1: `python experiments/fit_vrex8.py`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +47,7 @@ class Method:
     text_ratio: by a generated token.
     candidates: what is compared: "none", "token", "frame" or "cluster".
     in_frames: retrieves in the frame stage too.
-    keeps_resident: what is selected again stays on the device (`FetchLaw`);
+    keeps_resident: what is selected again stays on the device (`residency`);
       otherwise all that is attended is fetched.
     contiguous: what it fetches lies together.
     prediction: "engine" (a DRE, where there is one) or "software".
@@ -198,7 +160,7 @@ def at_length(
   *,
   stage: str,
   chunk_tokens: Float | float,
-  law: FetchLaw = LAW,
+  law: Callable[[Float], Float] = residency.LAW,
   scores: score_law.ScoreLaw = score_law.LAW,
   num_buckets: Float | float = 20.0,
   wicsum_ratio: Float | float = 0.3,
@@ -287,107 +249,3 @@ def _run_tokens(how: Method, cached: Float) -> Float:
   if how.candidates in sizes:
     return jnp.full_like(cached, sizes[how.candidates])
   return jnp.maximum(cached, 1.0)
-
-
-class Ratios(flax.struct.PyTreeNode):
-  """Dynamic. A run in quotients, by layer: what carries over to another model.
-
-  Attributes:
-    attended: past tokens attended, of those seen.
-    fetched: fetched, of those attended.
-    run_tokens: fetched, by run.
-    groups: clusters (frames, pages) in a table, by past token.
-    hashes: 1 where keys are hashed.
-    buckets: visited by a row, mean.
-    worst_buckets: by the slowest row.
-  """
-
-  attended: Float  # [L]
-  fetched: Float  # [L]
-  run_tokens: Float  # [L]
-  groups: Float  # [L]
-  hashes: Float  # [L]
-  buckets: Float  # [L]
-  worst_buckets: Float  # [L]
-
-
-def ratios_of(trace: trace_lib.StreamTrace, stage: str) -> Ratios:
-  """Quotients of the totals of one stage of a run.
-
-  Raises:
-    InputError: the stage has no event with a past.
-  """
-  events = trace.stage == trace_lib.STAGES.index(stage)
-  total = {
-    name: value[events].astype(np.float64).sum(axis=(0, 2, 3))
-    for name, value in trace.counts.items()
-  }
-  seen = total["past_seen"]
-  if not seen.all():
-    raise InputError(
-      f"the trace has no {stage} event with a past; its ratios are unknown:"
-      " choose another stage, or a longer run"
-    )
-  over = lambda a, b: np.where(b > 0, a / np.where(b > 0, b, 1.0), 0.0)
-  rows = over(total["groups_scored"], total["groups_live"])
-  # Sums over rows were taken event by event; so are the rows here.
-  heads = np.prod(trace.counts["past_seen"].shape[2:]) * events.sum()
-  worst = total["buckets_visited_max"] / heads
-  return Ratios(
-    attended=total["past_attended"] / (trace.rows_per_head * seen),
-    fetched=over(total["past_fetched"], total["past_loaded"]),
-    run_tokens=np.maximum(over(total["past_fetched"], total["fetch_runs"]), 1),
-    groups=total["groups_live"] / seen,
-    hashes=(total["keys_hashed"] > 0).astype(np.float64),
-    buckets=over(total["buckets_visited"] / heads, rows),
-    worst_buckets=worst,
-  )
-
-
-def from_ratios(
-  ratios: Ratios,
-  decoder: config_lib.DecoderConfig,
-  cached_tokens: Float | float,
-  *,
-  chunk_tokens: Float | float,
-  law: FetchLaw | None = None,
-) -> Retrieval:
-  """A run's quotients on another model, by relative depth.
-
-  Layer l of L takes them at l / (L - 1) of the depth of the run's model, with
-  linear interpolation. Layer 0 stays layer 0.
-
-  Args:
-    ratios: of the run.
-    decoder: of the model to price.
-    cached_tokens: S.
-    chunk_tokens: T.
-    law: instead of the run's own residency, when it held everything.
-
-  Returns:
-    Retrieval.
-  """
-  depth = jnp.linspace(0.0, 1.0, decoder.num_layers)
-  own = jnp.linspace(0.0, 1.0, len(ratios.attended))
-  moved = jax.tree.map(
-    lambda leaf: jnp.interp(depth, own, jnp.asarray(leaf, float)), ratios
-  )
-  rows = jnp.asarray(chunk_tokens * decoder.num_heads, float)
-  attended = moved.attended * cached_tokens
-  fetched = moved.fetched * attended
-  if law is not None:
-    fetched = jnp.minimum(law(jnp.asarray(cached_tokens, float)), attended)
-  scored = jnp.where(moved.groups > 0, 1.0, 0.0)
-  return Retrieval(
-    attended_tokens=attended,
-    fetched_tokens=fetched,
-    run_tokens=moved.run_tokens
-    if law is None
-    else jnp.full_like(attended, TOKENS_PER_CLUSTER),
-    candidates=moved.groups * cached_tokens,
-    score_rows=rows * scored,
-    hashes=moved.hashes,
-    reads_table=scored,
-    buckets=moved.buckets,
-    worst_buckets=moved.worst_buckets,
-  )

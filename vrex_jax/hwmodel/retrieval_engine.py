@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from vrex_jax.hwmodel import params
+from vrex_jax.hwmodel import score_law
 from vrex_jax.hwmodel import smooth
 from vrex_jax.hwmodel import transfer
 from vrex_jax.hwmodel import workload
@@ -78,25 +79,25 @@ def wtu_cycles(
   (scores + passes in lockstep) / (w h)
 
   Rows of one core that go in lockstep (h of them) take the passes of the
-  slowest, expected to lie √(ln h / ln m) of the way from the mean of the m rows
-  to their slowest: normal deviations grow with √(2 ln). With h = 1 a core's
-  sum over its rows is what counts, and cores differ by √(ln cores / ln m) of
-  that way over √(rows a core).
+  slowest, expected to lie z(h) / z(m) of the way from the mean of all m rows to
+  their slowest (`score_law.largest_normal`). A core's sum over its g groups of
+  rows is what it takes, and the slowest core is z(cores) / (z(m) √g) of that
+  way behind.
   """
   rows = jnp.maximum(layers.score_rows, 2.0)
   way = layers.straggler_passes - layers.passes
-  reach = lambda number: jnp.sqrt(
-    (jnp.log(jnp.maximum(number, 1.0)) + 1e-9) / jnp.log(rows)
+  reach = lambda number: (
+    score_law.largest_normal(number) / score_law.largest_normal(rows)
   )
   groups = jnp.maximum(rows / (cores * engine.wtu_rows), 1.0)
-  late = jnp.minimum(reach(engine.wtu_rows) + reach(cores) / jnp.sqrt(groups), 1)
+  late = jnp.minimum(
+    reach(engine.wtu_rows) + reach(cores) / jnp.sqrt(groups), 1
+  )
   looked_at = layers.scores + layers.passes + late * way
   return looked_at / (engine.wtu_width * engine.wtu_rows)
 
 
-def times(
-  platform: params.Platform, layers: workload.LayerWork
-) -> EngineTime:
+def times(platform: params.Platform, layers: workload.LayerWork) -> EngineTime:
   """Seconds of HCU and WTU in every layer, f[L] each.
 
   Raises:
@@ -145,5 +146,6 @@ def kvmu(
     requests=layers.fetch_requests,
     memory=memory,
   )
-  by_constant = not contiguous and memory is transfer.IDEAL
-  return Fetch(moved, time_s / link.scattered_efficiency if by_constant else time_s)
+  if not contiguous and not memory.prices_scatter:
+    time_s = time_s / link.scattered_efficiency
+  return Fetch(moved, time_s)

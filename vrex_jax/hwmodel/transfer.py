@@ -33,7 +33,7 @@ def ideal_link_time_s(
   requests: Float,
   queue_depth: Float,
 ) -> Float:
-  """latency + bytes / (efficiency · bandwidth); no latency without a request."""
+  """latency + bytes / (efficiency · bandwidth); nothing without a request."""
   del request_bytes, queue_depth
   rate = link.efficiency * link.bandwidth_bytes_per_s
   first = link.latency_s * jnp.minimum(requests, 1.0)
@@ -48,10 +48,13 @@ class MemoryModel(NamedTuple):
       sequential stream gets, in (0, 1].
     link_time_s: (link, *, transferred_bytes, request_bytes, requests,
       queue_depth) -> seconds.
+    prices_scatter: `link_time_s` knows what short requests cost. Otherwise the
+      link's `scattered_efficiency` stands for it.
   """
 
   dram_efficiency: Callable[..., Float] = ideal_dram_efficiency
   link_time_s: Callable[..., Float] = ideal_link_time_s
+  prices_scatter: bool = False
 
 
 IDEAL = MemoryModel()

@@ -2,9 +2,9 @@
 
 Two ways to the same value, `Work`:
 
-  `from_retrieval`  cache length, batch and what a method does there
-                    (`retrieval.Retrieval`), for any decoder configuration
-  `from_trace`      the integer counts of a run, event by event
+  `from_retrieval`          cache length, batch and what a method does there
+                            (`retrieval.Retrieval`), for any decoder
+  `traced_work.from_trace`  the integer counts of a run, event by event
 
   field of a layer             when in the layer            memory level
   qkv_macs, qkv_weight_bytes   before everything            DRAM
@@ -18,15 +18,12 @@ A work is additive: counts of two events add, and a batch multiplies all but
 weights, which are read once. One MAC is two floating-point operations.
 """
 
-from typing import Self
-
-import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax import trace as trace_lib
 from vrex_jax.errors import InputError
+from vrex_jax.hwmodel import cost
 from vrex_jax.hwmodel import retrieval as retrieval_lib
 from vrex_jax.models import config as config_lib
 from vrex_jax.typing import Float
@@ -37,10 +34,11 @@ __all__ = [
   "LayerWork",
   "Work",
   "check_fits",
+  "dense_layers",
   "from_retrieval",
-  "from_trace",
   "kv_bytes_per_token",
   "vision_counts",
+  "with_ends",
 ]
 
 KV_VALUE_BYTES = {"bf16": 2.0, "int8": 1.0, "int4": 0.5}
@@ -51,19 +49,7 @@ HASH_BITS = 32
 """N_hp (V-Rex, Sec. VI.E)."""
 
 
-class _Additive(flax.struct.PyTreeNode):
-  """A cost: + adds field by field, * scales, `zeros_like` is neutral."""
-
-  def __add__(self, other: Self) -> Self:
-    return jax.tree.map(jnp.add, self, other)
-
-  def __mul__(self, factor: Float | float) -> Self:
-    return jax.tree.map(lambda leaf: leaf * factor, self)
-
-  __rmul__ = __mul__
-
-
-class LayerWork(_Additive):
+class LayerWork(cost.Additive):
   """Dynamic. Counts of decoder layers; f[L] each.
 
   Attributes:
@@ -108,7 +94,7 @@ class LayerWork(_Additive):
   fetch_requests: Float
 
 
-class Work(_Additive):
+class Work(cost.Additive):
   """Dynamic. Counts of one event.
 
   Attributes:
@@ -127,10 +113,6 @@ class Work(_Additive):
   head_macs: Float  # []
   head_weight_bytes: Float  # []
   held_bytes: Float  # []
-
-  def zeros(self) -> "Work":
-    """The neutral element of +."""
-    return jax.tree.map(jnp.zeros_like, self)
 
   @property
   def macs(self) -> Float:
@@ -239,12 +221,18 @@ def from_retrieval(
   key_bytes = WEIGHT_VALUE_BYTES * width
   score_rows = batch * done.score_rows
   candidates = score_rows * done.candidates
-  layers = _weights_of_layers(decoder, tokens, done.attended_tokens)
+  layers = dense_layers(decoder, tokens, done.attended_tokens)
   layers = layers.replace(
     predict_macs=candidates * width
     + tokens * kv_heads * width * HASH_BITS * done.hashes,
-    table_bytes=batch * kv_heads * done.candidates * key_bytes * done.reads_table,
-    attention_macs=2.0 * width * rows
+    table_bytes=batch
+    * kv_heads
+    * done.candidates
+    * key_bytes
+    * done.reads_table,
+    attention_macs=2.0
+    * width
+    * rows
     * (done.attended_tokens + 0.5 * (chunk_tokens + 1.0)),
     kv_read_bytes=batch * done.attended_tokens * kv_bytes,
     kv_write_bytes=tokens * kv_bytes * jnp.ones_like(done.attended_tokens),
@@ -258,71 +246,7 @@ def from_retrieval(
     fetch_bytes=batch * done.fetched_tokens * kv_bytes,
     fetch_requests=batch * kv_heads * done.fetched_tokens / done.run_tokens,
   )
-  return _whole(model, layers, stage=stage, batch=batch, tokens=tokens)
-
-
-def from_trace(
-  model: config_lib.ModelConfig,
-  trace: trace_lib.StreamTrace,
-  *,
-  stage: str,
-  kv_value_bytes: float = 2.0,
-) -> Work:
-  """Counts of every event of one stage of a run: leaves f[X], f[X, L].
-
-  Args:
-    model: the video LLM that ran; its layers and heads must be the trace's.
-    trace: the run.
-    stage: "frame", "question" or "answer".
-    kv_value_bytes: of KV_VALUE_BYTES.
-
-  Returns:
-    Work with a leading axis of events; price it with `jax.vmap`.
-
-  Raises:
-    InputError: the trace is of another model, or has no such event.
-  """
-  counts = _stage_counts(model, trace, stage)
-  decoder = model.decoder
-  width, group = decoder.head_dim, decoder.group_size
-  summed = {name: value.sum(axis=(2, 3)) for name, value in counts.items()}
-  tokens = counts["chunk_tokens"][..., 0].sum(axis=2)  # [X, L]
-  batch = counts["chunk_tokens"].shape[2]
-  head_bytes = 2.0 * width * kv_value_bytes
-  # With one selection per KV head its G query heads attend to the same tokens.
-  heads_a_row = group / trace.rows_per_head
-  per_stream = counts["chunk_tokens"]
-  attended = (per_stream * counts["past_attended"]).sum(axis=(2, 3))
-  inside = (per_stream * (per_stream + 1.0) / 2.0).sum(axis=(2, 3)) * group
-  live = counts["groups_live"]
-  scored, rows = counts["groups_scored"], per_stream * group
-  buckets_times = lambda buckets: (live * buckets).sum(axis=(2, 3))
-  layers = _weights_of_layers(decoder, tokens, tokens).replace(
-    predict_macs=width
-    * (scored.sum(axis=(2, 3)) + summed["keys_scored"])
-    + width * HASH_BITS * summed["keys_hashed"],
-    table_bytes=WEIGHT_VALUE_BYTES * width * live.sum(axis=(2, 3)),
-    attention_macs=2.0 * width * (heads_a_row * attended + inside),
-    kv_read_bytes=head_bytes * summed["past_loaded"],
-    kv_write_bytes=head_bytes * per_stream.sum(axis=(2, 3)),
-    comparisons=summed["code_comparisons"],
-    live_codes=live.sum(axis=(2, 3)) * (summed["keys_hashed"] > 0),
-    live_tables=(live > 0).sum(axis=(2, 3)).astype(float),
-    scores=summed["groups_scored"],
-    passes=buckets_times(counts["buckets_visited"]),
-    straggler_passes=buckets_times(counts["buckets_visited_max"] * rows),
-    score_rows=(rows * (scored > 0)).sum(axis=(2, 3)),
-    fetch_bytes=head_bytes * summed["past_fetched"],
-    fetch_requests=summed["fetch_runs"],
-  )
-  whole = _whole(
-    model, layers, stage=stage, batch=batch, tokens=tokens[:, 0], axis=-1
-  )
-  events = len(tokens)
-  spread = lambda leaf: jnp.broadcast_to(
-    jnp.asarray(leaf, float), (events, *np.shape(leaf)[1:])
-  )
-  return jax.tree.map(spread, whole)
+  return with_ends(model, layers, stage=stage, batch=batch)
 
 
 def check_fits(work: Work, capacity_bytes: float, name: str) -> None:
@@ -341,15 +265,18 @@ def check_fits(work: Work, capacity_bytes: float, name: str) -> None:
     )
 
 
-def _weights_of_layers(
-  decoder: config_lib.DecoderConfig, tokens: Float, like: Float
+def dense_layers(
+  decoder: config_lib.DecoderConfig, tokens: Float | float, like: Float
 ) -> LayerWork:
   """Dense matrices of every layer; all other counts 0."""
   heads, kv_heads = decoder.num_heads, decoder.num_kv_heads
   hidden, width = decoder.hidden_size, decoder.head_dim
   qkv = hidden * (heads + 2 * kv_heads) * width
   feed = heads * width * hidden + 3 * hidden * decoder.intermediate_size
-  one, zero = jnp.ones_like(like, dtype=float), jnp.zeros_like(like, dtype=float)
+  one, zero = (
+    jnp.ones_like(like, dtype=float),
+    jnp.zeros_like(like, dtype=float),
+  )
   counts = dict.fromkeys(LayerWork.__dataclass_fields__, zero)
   counts["qkv_macs"] = tokens * float(qkv) * one
   counts["feed_macs"] = tokens * float(feed) * one
@@ -358,13 +285,12 @@ def _weights_of_layers(
   return LayerWork(**counts)
 
 
-def _whole(
+def with_ends(
   model: config_lib.ModelConfig,
   layers: LayerWork,
   *,
   stage: str,
   batch: Float | float,
-  tokens: Float,
   axis: int = 0,
 ) -> Work:
   """Adds vision and head, and what has to be held."""
@@ -397,27 +323,3 @@ def _whole(
     + WEIGHT_VALUE_BYTES * (parameters + table * head)
     + kept,
   )
-
-
-def _stage_counts(
-  model: config_lib.ModelConfig, trace: trace_lib.StreamTrace, stage: str
-) -> dict[str, np.ndarray]:
-  """Counts of one stage as floats, f64[X, L, B, K]."""
-  shape = trace.counts["past_seen"].shape
-  wanted = (model.decoder.num_layers, model.decoder.num_kv_heads)
-  if (shape[1], shape[3]) != wanted:
-    raise InputError(
-      f"the trace has {shape[1]} layers of {shape[3]} KV heads and"
-      f" {model.name} has {wanted[0]} of {wanted[1]}; counts belong to the"
-      " model that ran: name it with --model, or add --transfer ratios"
-    )
-  events = trace.stage == trace_lib.STAGES.index(stage)
-  if not events.any():
-    raise InputError(
-      f"the trace has no {stage} event; there is nothing to price: choose"
-      " another stage, or a run that has one"
-    )
-  return {
-    name: value[events].astype(np.float64)
-    for name, value in trace.counts.items()
-  }
