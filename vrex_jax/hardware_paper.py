@@ -15,7 +15,7 @@ from vrex_jax.hwmodel import platforms
 from vrex_jax.hwmodel import retrieval
 from vrex_jax.models import presets
 
-__all__ = ["compare", "table"]
+__all__ = ["compare", "entry", "table"]
 
 _USED, _FREE = "fitted", "predicted"
 
@@ -31,7 +31,7 @@ def compare() -> list[dict[str, Any]]:
   entries = []
 
   def add(what, printed, model, used=_FREE):
-    entries.append(_entry(what, printed, model, used))
+    entries.append(entry(what, printed, model, used))
 
   for tokens, seconds in zip(
     paper.CACHE_TOKENS, paper.FRAME_LATENCY_S, strict=True
@@ -124,7 +124,7 @@ class _Cases:
     return base / mine
 
 
-def _entry(what: str, printed: float, model: Any, used: str) -> dict[str, Any]:
+def entry(what: str, printed: float, model: Any, used: str) -> dict[str, Any]:
   low, high = model if isinstance(model, list) else (model, model)
   nearest = min(max(printed, low), high)
   return {
