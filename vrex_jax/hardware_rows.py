@@ -276,7 +276,7 @@ def row(
   Raises:
     InputError: the work does not fit the platform's memory.
   """
-  schedule = latency.schedule_of(point.method, platform)
+  plan = functools.partial(latency.schedule_of, point.method, platform)
   for work in point.events:
     if work is not None:
       workload.check_fits(
@@ -284,20 +284,24 @@ def row(
       )
   # Without its name, which is static, platforms of one kind share a program.
   arrays = params.as_arrays(platform.replace(name=""), jnp.float32)
-  priced = lambda work: _means(_priced(arrays, work, schedule, sharpness))
-  time, energy, roof = priced(point.events.frame)
+  priced = lambda stage: _means(
+    _priced(arrays, getattr(point.events, stage), plan(stage=stage), sharpness)
+  )
+  time, energy, roof = priced("frame")
   slopes = {}
   if elastic_sharpness is not None:
-    elastic = _elastic(arrays, point.events.frame, schedule, elastic_sharpness)
+    elastic = _elastic(
+      arrays, point.events.frame, plan(stage="frame"), elastic_sharpness
+    )
     names, leaves = params.leaf_names(elastic), jax.tree.leaves(elastic)
     slopes = dict(zip(names, map(float, leaves), strict=True))
   token = first = None
   token_energy = None
   if point.events.answer is not None:
-    answered, spent, _ = priced(point.events.answer)
+    answered, spent, _ = priced("answer")
     token, token_energy = answered.latency_s, [spent.low, spent.high]
   if point.events.question is not None:
-    first = priced(point.events.question)[0].latency_s
+    first = priced("question")[0].latency_s
   values = (
     platform.name,
     point.policy,

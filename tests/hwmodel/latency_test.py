@@ -105,6 +105,17 @@ def test_a_longer_past_is_never_faster():
     assert spent == sorted(spent)
 
 
+def test_a_method_that_chooses_nothing_yet_is_flexgen():
+  """InfiniGen retrieves in text only: its frames are FlexGen's."""
+  plain, later = (
+    points.priced(method, on="agx_orin").time.latency_s
+    for method in ("flexgen", "infinigen")
+  )
+  assert float(plain) == float(later)
+  answers = points.priced("infinigen", on="agx_orin", stage="answer").time
+  assert answers.latency_s < 0.8 * plain
+
+
 def test_narrower_kv_is_never_slower():
   spent = []
   for value_bytes in (2.0, 1.0, 0.5):

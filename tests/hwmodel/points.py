@@ -49,8 +49,9 @@ def work(
   )
 
 
-def schedule(method="resv", name="vrex8"):
-  return latency.schedule_of(retrieval.METHODS[method], platform(name))
+def schedule(method="resv", name="vrex8", stage="frame"):
+  how = retrieval.METHODS[method]
+  return latency.schedule_of(how, platform(name), stage=stage)
 
 
 @functools.partial(jax.jit, static_argnames=("schedule", "sharpness"))
@@ -58,11 +59,13 @@ def price(platform, work, schedule, sharpness=None):
   return pricing.price(platform, work, schedule, sharpness=sharpness)
 
 
-def priced(method="resv", cached=40960, *, on="vrex8", **options):
+def priced(
+  method="resv", cached=40960, *, on="vrex8", stage="frame", **options
+):
   """One event; compiled once a platform structure and schedule."""
   return price(
     # Without its name, which is static, all GPUs share a program.
     params.as_arrays(platform(on).replace(name=""), jnp.float32),
-    work(method, cached, **options),
-    schedule(method, on),
+    work(method, cached, stage=stage, **options),
+    schedule(method, on, stage),
   )

@@ -43,7 +43,7 @@ def blocks_area_m2(platform: params.Platform) -> Blocks:
   Example:
     >>> from vrex_jax.hwmodel import platforms
     >>> chip = blocks_area_m2(platforms.named("vrex8").platform)
-    >>> round(1e6 * chip.total, 1), round(100 * chip.engine_share, 2)
+    >>> round(1e6 * float(chip.total), 1), round(100 * float(chip.engine_share), 2)
     (15.1, 2.04)
   """
   units, engine = _checked(platform)
@@ -68,7 +68,7 @@ def blocks_power_w(platform: params.Platform) -> Blocks:
   Example:
     >>> from vrex_jax.hwmodel import platforms
     >>> chip = blocks_power_w(platforms.named("vrex8").platform)
-    >>> round(chip.total / 8, 3), round(100 * chip.engine_share, 2)
+    >>> round(float(chip.total) / 8, 3), round(100 * float(chip.engine_share), 2)
     (2.609, 2.19)
   """
   units, engine = _checked(platform)
@@ -97,7 +97,7 @@ def closure_w(platform: params.Platform) -> tuple[Float, Float]:
   Example:
     >>> from vrex_jax.hwmodel import platforms
     >>> low, high = closure_w(platforms.named("vrex8").platform)
-    >>> round(low), round(high)
+    >>> round(float(low)), round(float(high))
     (37, 49)
   """
   dram, link = platform.dram, platform.link

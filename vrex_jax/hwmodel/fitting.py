@@ -393,5 +393,5 @@ def _latency_s(platform, method, cached, stage, *, model, tokens=None):
   if tokens is not None:
     none = jnp.zeros_like(work.vision_macs)
     work = work.replace(vision_macs=none, vision_weight_bytes=none)
-  schedule = latency.schedule_of(how, platform)
+  schedule = latency.schedule_of(how, platform, stage=stage)
   return latency.estimate(platform, work, schedule).latency_s

@@ -53,12 +53,15 @@ class Schedule(NamedTuple):
 
 
 def schedule_of(
-  method: retrieval.Method, platform: params.Platform
+  method: retrieval.Method, platform: params.Platform, *, stage: str
 ) -> Schedule:
-  """How a method runs on a platform: on its DRE, if it uses one and has it."""
+  """How a method runs on a platform: on its DRE, if it uses one and has it.
+
+  Where it chooses nothing it fetches all, and all lies together.
+  """
   return Schedule(
     on_engine=method.prediction == "engine" and platform.engine is not None,
-    contiguous=method.contiguous,
+    contiguous=method.contiguous or not method.retrieves(stage),
   )
 
 

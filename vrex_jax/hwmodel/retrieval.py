@@ -209,7 +209,7 @@ def at_length(
   return Retrieval(
     attended_tokens=attended,
     fetched_tokens=fetched,
-    run_tokens=_run_tokens(how, cached),
+    run_tokens=_run_tokens(how, cached, chooses),
     candidates=candidates * later,
     score_rows=rows * later,
     hashes=clusters * later,
@@ -241,11 +241,11 @@ def _compared(
   return cached / FRAME_TOKENS, jnp.ones(())
 
 
-def _run_tokens(how: Method, cached: Float) -> Float:
-  """Tokens of one request; a scattered method asks token by token."""
-  if not how.contiguous:
+def _run_tokens(how: Method, cached: Float, chooses: bool) -> Float:
+  """Tokens of one request; a scattered choice is asked for token by token."""
+  if chooses and not how.contiguous:
     return jnp.ones_like(cached)
   sizes = {"cluster": TOKENS_PER_CLUSTER, "frame": FRAME_TOKENS}
-  if how.candidates in sizes:
+  if chooses and how.candidates in sizes:
     return jnp.full_like(cached, sizes[how.candidates])
   return jnp.maximum(cached, 1.0)
