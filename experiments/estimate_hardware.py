@@ -161,8 +161,8 @@ def _numbers(flag: flags.FlagHolder, most: int) -> list[int]:
   return numbers
 
 
-def _points(model) -> list[hardware_rows.Point]:
-  """What runs, platforms apart."""
+def _points(model, engine: bool) -> list[hardware_rows.Point]:
+  """What runs on platforms with a DRE, or on those without."""
   options: dict[str, Any] = {
     "kv_value_bytes": workload.KV_VALUE_BYTES[_KV_PRECISION.value]
   }
@@ -175,7 +175,6 @@ def _points(model) -> list[hardware_rows.Point]:
   if _TRACE.value is not None:
     trace = trace_lib.load(pathlib.Path(_TRACE.value))
     name = f"trace {pathlib.Path(_TRACE.value).parent.name}"
-    _say_assumptions(trace)
     if _TRANSFER.value == "none":
       return [hardware_rows.traced(model, trace, name, **options)]
     make = functools.partial(
@@ -183,10 +182,6 @@ def _points(model) -> list[hardware_rows.Point]:
     )
     lengths = lengths or [int(trace.counts["past_seen"].max())]
     makers = [make]
-    print(
-      f"ratios of {_TRACE.value} are transferred to {model.name} by relative"
-      " depth: another model might choose otherwise"
-    )
   else:
     lengths = lengths or list(paper.CACHE_TOKENS)
     names = (_POLICY.value or "resv").split("|")
@@ -196,6 +191,7 @@ def _points(model) -> list[hardware_rows.Point]:
         model,
         retrieval.method(name.strip()),
         resident_tokens=_RESIDENT_TOKENS.value,
+        engine=engine,
       )
       for name in names
     ]
@@ -207,7 +203,12 @@ def _points(model) -> list[hardware_rows.Point]:
   ]
 
 
-def _say_assumptions(trace: trace_lib.StreamTrace) -> None:
+def _say_assumptions(trace: trace_lib.StreamTrace, model) -> None:
+  if _TRANSFER.value != "none":
+    print(
+      f"ratios of {_TRACE.value} are transferred to {model.name} by relative"
+      " depth: another model might choose otherwise"
+    )
   if trace.retrieves[trace_lib.STAGES.index("frame"), 0]:
     print(
       "the run chose without look-ahead: priced as if the same had been chosen"
@@ -224,8 +225,14 @@ def _say_assumptions(trace: trace_lib.StreamTrace) -> None:
     )
 
 
-def _rows(found, points) -> list[dict[str, Any]]:
-  cases = [(one, point) for one in found for point in points]
+def _rows(found, model) -> list[dict[str, Any]]:
+  kinds = {one.platform.engine is not None for one in found}
+  points = {engine: _points(model, engine) for engine in sorted(kinds)}
+  cases = [
+    (one, point)
+    for one in found
+    for point in points[one.platform.engine is not None]
+  ]
   return [
     hardware_rows.row(
       one.platform,
@@ -270,7 +277,9 @@ def main(arguments: Sequence[str]) -> None:
     return
   model = presets.preset(_MODEL.value)
   found = [platforms.named(name) for name in _PLATFORM.value]
-  rows = _rows(found, _points(model))
+  if _TRACE.value is not None:
+    _say_assumptions(trace_lib.load(pathlib.Path(_TRACE.value)), model)
+  rows = _rows(found, model)
   print("all figures are modelled\n")
   print(hardware_tables.table(rows))
   print()

@@ -101,6 +101,7 @@ class _Cases:
   def __call__(self, platform: str, method: str, tokens: int) -> dict[str, Any]:
     key = (platform, method, tokens)
     if key not in self._rows:
+      machine = platforms.named(platform).platform
       point = hardware_rows.published(
         self._model,
         retrieval.method(method),
@@ -108,10 +109,9 @@ class _Cases:
         batch=1,
         kv_value_bytes=2.0,
         frame_tokens=paper.FRAME_TOKENS,
+        engine=machine.engine is not None,
       )
-      self._rows[key] = hardware_rows.row(
-        platforms.named(platform).platform, point
-      )
+      self._rows[key] = hardware_rows.row(machine, point)
     return self._rows[key]
 
   def ratio(self, case: tuple[str, str], tokens: int, field: str) -> Any:

@@ -141,6 +141,7 @@ def published(
   kv_value_bytes: float,
   frame_tokens: int,
   resident_tokens: int | None = None,
+  engine: bool = True,
 ) -> Point:
   """A published method over a past of a given length.
 
@@ -152,7 +153,10 @@ def published(
     kv_value_bytes: of a stored number.
     frame_tokens: T of a frame.
     resident_tokens: window on the device; None for the fitted law.
+    engine: the platform has a DRE.
   """
+  if not engine:
+    method = retrieval.without_engine(method)
   setting = pricing.Setting(model, method)
   law: Callable[[Any], Any] = residency.LAW
   if resident_tokens is not None:

@@ -116,6 +116,15 @@ def test_a_method_that_chooses_nothing_yet_is_flexgen():
   assert answers.latency_s < 0.8 * plain
 
 
+def test_resv_without_an_engine_is_the_software_one():
+  """No KVMU either: the same seconds as the ladder's first rung."""
+  for stage in ("frame", "answer"):
+    plan = points.schedule("resv", "agx_orin", stage)
+    assert plan == points.schedule("resv_software", "agx_orin", stage)
+    assert not plan.on_engine
+    assert not plan.contiguous
+
+
 def test_narrower_kv_is_never_slower():
   spent = []
   for value_bytes in (2.0, 1.0, 0.5):

@@ -43,8 +43,9 @@ def blocks_area_m2(platform: params.Platform) -> Blocks:
   Example:
     >>> from vrex_jax.hwmodel import platforms
     >>> chip = blocks_area_m2(platforms.named("vrex8").platform)
-    >>> round(1e6 * float(chip.total), 1), round(100 * float(chip.engine_share), 2)
-    (15.1, 2.04)
+    >>> share = 100 * chip.engine_share
+    >>> print(f"{1e6 * chip.total:.1f} mm2, DRE {share:.2f} %")
+    15.1 mm2, DRE 2.04 %
   """
   units, engine = _checked(platform)
   compute = platform.compute
@@ -68,8 +69,8 @@ def blocks_power_w(platform: params.Platform) -> Blocks:
   Example:
     >>> from vrex_jax.hwmodel import platforms
     >>> chip = blocks_power_w(platforms.named("vrex8").platform)
-    >>> round(float(chip.total) / 8, 3), round(100 * float(chip.engine_share), 2)
-    (2.609, 2.19)
+    >>> print(f"{chip.total / 8:.3f} W, DRE {100 * chip.engine_share:.2f} %")
+    2.609 W, DRE 2.19 %
   """
   units, engine = _checked(platform)
   compute = platform.compute

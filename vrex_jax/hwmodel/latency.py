@@ -59,8 +59,10 @@ def schedule_of(
 
   Where it chooses nothing it fetches all, and all lies together.
   """
+  if platform.engine is None:
+    method = retrieval.without_engine(method)
   return Schedule(
-    on_engine=method.prediction == "engine" and platform.engine is not None,
+    on_engine=method.prediction == "engine",
     contiguous=method.contiguous or not method.retrieves(stage),
   )
 

@@ -29,6 +29,7 @@ __all__ = [
   "Retrieval",
   "at_length",
   "method",
+  "without_engine",
 ]
 
 TOKENS_PER_CLUSTER = 32.0
@@ -125,6 +126,22 @@ def method(name: str) -> Method:
       f" of {', '.join(METHODS)}: choose one, or give --trace"
     )
   return METHODS[name]
+
+
+def without_engine(how: Method) -> Method:
+  """The same method on a machine that has no DRE.
+
+  ReSV then predicts in software and lays nothing out by cluster.
+
+  Example:
+    >>> without_engine(METHODS["resv"]).prediction
+    'software'
+    >>> without_engine(METHODS["rekv"]) == METHODS["rekv"]
+    True
+  """
+  if how.prediction != "engine":
+    return how
+  return dataclasses.replace(how, contiguous=False, prediction="software")
 
 
 class Retrieval(flax.struct.PyTreeNode):
