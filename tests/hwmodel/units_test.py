@@ -23,6 +23,7 @@ HOLDERS = {
 WITHOUT_UNIT = {
   "Blocks",  # one quantity by block: the function that returns it says which
   "Interval",
+  "SramTable",  # coefficients of a regression on logarithms
   "Roofline.intensity",
   "Roofline.ridge",
   "Retrieval.candidates",

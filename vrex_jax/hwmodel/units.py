@@ -43,6 +43,7 @@ SUFFIX_UNITS: dict[str, dict[str, float]] = {
     "nJ/B": 1e-9,
   },
   "_j_per_mac": {"J/MAC": 1.0, "pJ/MAC": 1e-12},
+  "_s_per_byte": {"s/B": 1.0, "ns/B": 1e-9},
   "_m2_per_mac": {"m2/MAC": 1.0, "um2/MAC": 1e-12},
   "_m2_per_byte": {"m2/B": 1.0, "mm2/KiB": MM2 / KIB, "um2/B": 1e-12},
   "_m2_per_lane": {"m2/lane": 1.0, "mm2/lane": MM2, "um2/lane": 1e-12},
@@ -88,8 +89,17 @@ PLAIN_SUFFIXES = (
   "tokens",
   "ratio",
   "share",
+  "banks",
+  "groups",
+  "ranks",
+  "channels",
+  "lookups",
+  "release",
+  "sharpness",
+  "imbalance",
 )
-"""Last words of names that are plain numbers: counts and quotients (unit 1)."""
+"""Last words of names that are plain numbers: counts, quotients, exponents and
+switches (unit 1)."""
 
 RATE_SUFFIXES = ("_hz", "_bytes_per_s", "_flops_per_s")
 TIME_SUFFIX = "_s"
