@@ -236,7 +236,7 @@ def _ratios(knobs: Any, layers: int, heads: int) -> Float:
   ratios = jnp.broadcast_to(
     jnp.asarray(knobs["wicsum_ratio"], jnp.float32), shape
   )
-  if knobs["text_ratio"] is None:
+  if knobs.get("text_ratio") is None:
     return ratios
   text = jnp.broadcast_to(jnp.asarray(knobs["text_ratio"], jnp.float32), shape)
   is_text = np.array([name in _TEXT for name in policy_lib.STAGES])
