@@ -5,8 +5,9 @@
   quest(budget=1024, stages=all)   retrieves while frames are prefilled, too
 
 A budget is two knobs, `budget_tokens` and `budget_share`, both traced: a sweep
-over either compiles nothing. What may be attended is the smaller of the two. Without
-one a method has its published budget (`Published`), or all of a shorter cache.
+over either compiles nothing. What may be attended is the smaller of the two.
+Without one a method has its published budget (`Published`), or all of a shorter
+cache.
 """
 
 import inspect
