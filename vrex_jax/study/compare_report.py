@@ -33,7 +33,7 @@ def _stages(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float | None] | None) -> float | None:
-  known = [one for one in values or () if one is not None and np.isfinite(one)]
+  known = [one for one in values or () if _is_known(one)]
   return float(np.mean(known)) if known else None
 
 
@@ -248,13 +248,12 @@ def _front(
     (row["retrieval_ratio"][stage], row[group])
     for row in rows
     if (row["method"], row["variant"]) == which
+    and _is_known(row["retrieval_ratio"][stage], row[group])
+    and row["retrieval_ratio"][stage] < 1.0
   )
-  known = [
-    point for point in points if np.isfinite(point).all() and point[0] < 1.0
-  ]
-  if not known:
+  if not points:
     return
-  share, accuracy = 100 * np.array(known).T
+  share, accuracy = 100 * np.array(points).T
   axes.plot(
     share,
     accuracy,
@@ -266,7 +265,13 @@ def _front(
   )
 
 
+def _is_known(*values: float | None) -> bool:
+  return all(one is not None and np.isfinite(one) for one in values)
+
+
 def _with_interval(row: Mapping[str, Any], group: str) -> str:
+  if not _is_known(row[group]):
+    return "-"
   low, high = row[f"{group}_ci"]
   return f"{_percent(row[group])} ±{50 * (high - low):.1f}"
 
