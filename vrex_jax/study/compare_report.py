@@ -33,7 +33,7 @@ def _stages(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float | None] | None) -> float | None:
-  known = [one for one in values or () if _is_known(one)]
+  known = [one for one in values or () if one is not None and np.isfinite(one)]
   return float(np.mean(known)) if known else None
 
 
