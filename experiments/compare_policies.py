@@ -133,7 +133,8 @@ _OUT = flags.DEFINE_string(
 _ANSWER = "the cell under way is finished first; Ctrl-C again drops it"
 _ALL_PARTS = ("qa", "clip", "step")
 _FILES = (
-  "config.toml", "metrics.json", "qa.csv", "clip.csv", "step.csv", "plot.png"
+  "config.toml", "metrics.json", "qa.csv", "clip.csv", "step.csv", "plot.png",
+  "table.md",
 )  # fmt: skip
 _SIZES = {"key_bias": 30.0, "channel_scale": 1.0, "sink": 8.0}
 _SMOKE_SETTINGS: dict[str, Any] = {
@@ -268,7 +269,10 @@ def _write(rows: Sequence[dict[str, Any]], started: float, **named: Any):
     "step.csv": compare_report.step_lines(rows),
   }
   has_qa = bool(compare_report.part_of(rows, "qa"))
-  picture = functools.partial(compare_report.save_plot, rows)
+  others = {
+    "plot.png": functools.partial(compare_report.save_plot, rows),
+    "table.md": lambda path: path.write_text(compare_report.markdown(rows)),
+  }
   command.write_study(
     _OUT.value,
     rows,
@@ -276,7 +280,7 @@ def _write(rows: Sequence[dict[str, Any]], started: float, **named: Any):
     started=started,
     named=named,
     tables={name: table for name, table in lines.items() if table},
-    others={"plot.png": picture} if has_qa else {},
+    others=others if has_qa else {},
     quiet=True,
   )
 

@@ -16,7 +16,7 @@ ROOMS = {
                        "narration": {"best": []}},
   "kv_bytes": 1e6,
   "held_growth": 1.0,
-  "triple": {"context_tokens": None, "frames_per_s": 50.0},
+  "triple": {"context_tokens": None, "frames_per_s": 50.0, "ttft_ms": None},
   **dict.fromkeys(("qa", "qa_old", "narration_old"), 0.5),
   **{f"{group}_ci": [0.4, 0.6] for group in ("qa", "qa_old", "narration_old")},
   "minus_full": {group: {"difference": -0.1}
@@ -72,6 +72,13 @@ def test_the_table_shows_wanted_and_reached_and_every_part():
   assert "sink" in next(one for one in text.splitlines() if "h2o" in one)
 
 
+def test_the_page_s_table_has_the_same_cells():
+  header, rule, *lines = compare_report.markdown(ROWS).splitlines()
+  assert len(lines) == 4
+  assert {line.count("|") for line in (header, rule, *lines)} == {11}
+  assert lines[1].startswith("| quest | all | 10.0 | 11.0 |")
+
+
 def test_a_part_that_was_not_run_has_no_table():
   assert compare_report.tables([STEP]).count("\n") == 1
   assert compare_report.tables([]) == ""
@@ -82,6 +89,7 @@ def test_lines_are_of_one_shape_and_keep_what_was_wanted():
   assert len(lines) == 4
   assert len({tuple(line) for line in lines}) == 1
   assert (lines[1]["share"], lines[1]["reached"]) == (0.1, 0.11)
+  assert [line["triple_ttft_ms"] for line in lines] == [None, 3.0, None, None]
   assert lines[1]["recall_question"] == 0.7
   assert lines[1]["recall_narration"] is None
   clip = compare_report.clip_lines(ROWS)

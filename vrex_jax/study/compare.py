@@ -158,6 +158,8 @@ def qa(
       ledger.add(new)
 
     for share in dict.fromkeys(case.share for case in policies):
+      if ledger.stopped():
+        return
       group = [one for case, one in policies.items() if case.share == share]
       rooms_cells.evaluate(
         rooms.model,
@@ -333,9 +335,18 @@ def step(
 def _of_kv_heads(
   case: matched.Case, past: matching.Past
 ) -> policy_lib.KVPolicy:
-  """The policy with one set for each KV head."""
+  """The policy with one set for each KV head.
+
+  A share that evicts is of what was seen, which is not the past here but what
+  is left of it: it becomes tokens.
+  """
   doses = matching.first_doses(case.share)
-  policy = matched.policy_of(case, past, doses)
+  tokens = max(2, round(case.share * past.tokens))
+  more = {
+    "h2o": {"heavy": tokens - tokens // 2, "recent": tokens // 2},
+    "snapkv": {"budget": tokens},
+  }.get(case.method, {})
+  policy = matched.policy_of(case, past, doses, **more)
   if policy.needs.granularity == "kv":
     return policy
-  return matched.policy_of(case, past, doses, heads="kv")
+  return matched.policy_of(case, past, doses, **more, heads="kv")

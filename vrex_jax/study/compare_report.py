@@ -9,8 +9,8 @@ import numpy as np
 from vrex_jax import plotting
 from vrex_jax import summary
 
-__all__ = ["clip_lines", "part_of", "qa_lines", "save_plot", "step_lines",
-           "tables"]  # fmt: skip
+__all__ = ["clip_lines", "markdown", "part_of", "qa_lines", "save_plot",
+           "step_lines", "tables"]  # fmt: skip
 
 _MARKERS = "os^Dv<>P*Xhd"
 _STYLES = {"published": ":", "asked": "--", "all": "-"}
@@ -37,8 +37,23 @@ def _mean(values: Sequence[float | None] | None) -> float | None:
   return float(np.mean(known)) if known else None
 
 
+def _triple(
+  row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+  """A row's triple, with the time to first token on the clip, if there."""
+  triple = dict(row["triple"])
+  for one in part_of(rows, "clip"):
+    if _case(one) == _case(row):
+      triple["ttft_ms"] = one["ttft_ms"]
+  return triple
+
+
 def qa_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """CSV: wanted and reached share, accuracies, recall, the triple."""
+  """CSV: wanted and reached share, accuracies, recall, the triple.
+
+  Args:
+    rows: of all parts.
+  """
   lines = []
   for row in part_of(rows, "qa"):
     line = {**_case(row), "disturb": row["disturb"], "policy": row["policy"]}
@@ -53,7 +68,8 @@ def qa_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for stage, found in row["retrieval_recall"].items():
       line[f"recall_{stage}"] = max(found["best"], default=None)
     line["kv_bytes"], line["held_growth"] = row["kv_bytes"], row["held_growth"]
-    line |= {f"triple_{name}": one for name, one in row["triple"].items()}
+    triple = _triple(row, rows)
+    line |= {f"triple_{name}": one for name, one in triple.items()}
     lines.append(line)
   return lines
 
@@ -114,10 +130,26 @@ def _label(row: Mapping[str, Any]) -> list[str]:
   return [row["method"], row["variant"], _percent(row["share"])]
 
 
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+  """The part qa as a table for a page of the documentation.
+
+  Args:
+    rows: of all parts.
+  """
+  header, lines = _qa_cells(rows)
+  table = [header, ["---"] * len(header), *lines]
+  return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+
+
 def _qa_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  header, lines = _qa_cells(rows)
+  return summary.aligned(header, lines) if lines else ""
+
+
+def _qa_cells(
+  rows: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]]]:
   found = part_of(rows, "qa")
-  if not found:
-    return ""
   header = ["policy", "stages", "wanted %", "read %", "QA old", "narration old",
             "recall %", "disturbed", "C, tokens", "frames/s"]  # fmt: skip
   lines = []
@@ -136,7 +168,7 @@ def _qa_table(rows: Sequence[Mapping[str, Any]]) -> str:
         _number(row["triple"]["frames_per_s"]),
       ]
     )
-  return summary.aligned(header, lines)
+  return header, lines
 
 
 def _clip_table(rows: Sequence[Mapping[str, Any]]) -> str:
