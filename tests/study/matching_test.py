@@ -18,8 +18,9 @@ POINTS = [
 ]
 
 
-def test_every_policy_but_the_reference_ones_has_a_method():
-  assert set(policy_lib.POLICIES) - set(matching.METHODS) == {"full", "flexgen"}
+def test_methods_are_policies():
+  """Not the reverse: a new policy runs before it can be matched."""
+  assert set(matching.METHODS) <= set(policy_lib.POLICIES)
 
 
 @pytest.mark.parametrize(("name", "variant"), POINTS)

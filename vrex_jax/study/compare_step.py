@@ -3,14 +3,15 @@
   full                     the whole past
   method at a share        its own rule runs, then a random set of that share
   the same without a rule  the same set, nothing is computed to find it
-                           ─► the difference is the cost of selection and tables
+                           ─► the difference is the cost of selection and
+                              tables, and of moved positions and extra rows
 
 A method that evicts cannot be given a set, and has no cost apart: it is timed
 over as many tokens as it would hold, against `full` in a race just before.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -110,7 +111,6 @@ def measure_forced(
   shares: Sequence[float],
   *,
   rounds: int,
-  report: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
   """Races a policy that recalls against `full` and itself without its rule.
 
@@ -119,7 +119,6 @@ def measure_forced(
     policy: one that does not evict.
     shares: of the past, forced.
     rounds: see `timing.race`.
-    report: called after every round.
 
   Returns:
     A row a share, fields of `FIELDS`.
@@ -130,7 +129,6 @@ def measure_forced(
     [policy_syntax.make_policy("full"), policy, bare],
     ratios=shares,
     rounds=rounds,
-    report=report,
   )
   full, *others = found.rows
   times = {(one["policy"], one["forced_ratio"]): one for one in others}
@@ -146,7 +144,6 @@ def measure_evicting(
   share: float,
   *,
   rounds: int,
-  report: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
   """Times a policy that evicts over a share of the past, which is all it has.
 
@@ -155,21 +152,18 @@ def measure_evicting(
     policy: one that evicts.
     share: of the past, held.
     rounds: see `timing.race`.
-    report: called after every round.
 
   Returns:
     A row, fields of `FIELDS`.
   """
   full = policy_syntax.make_policy("full")
-  reference = cell.measure(setting, [full], rounds=rounds, report=report).rows[
-    0
-  ]
+  reference = cell.measure(setting, [full], rounds=rounds).rows[0]
   plan = setting.plan
   held = dataclasses.replace(
     plan, cache_tokens=max(1, round(share * plan.cache_tokens))
   )
   short = dataclasses.replace(setting, plan=held, past=cell.random_past(held))
-  found = cell.measure(short, [full, policy], rounds=rounds, report=report)
+  found = cell.measure(short, [full, policy], rounds=rounds)
   own = {**found.rows[1], "cache_tokens": plan.cache_tokens}
   part = held.cache_tokens / plan.cache_tokens
   own["retrieval_ratio"] = {
