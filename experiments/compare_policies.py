@@ -138,8 +138,8 @@ _FILES = (
 )  # fmt: skip
 _SIZES = {"key_bias": 30.0, "channel_scale": 1.0, "sink": 8.0}
 _SMOKE_SETTINGS: dict[str, Any] = {
-  "policies": ["quest", "streaming_llm"],
-  "variants": ["asked", "all"],
+  "policies": ["quest", "sliding_window"],
+  "variants": ["all"],
   "shares": ["0.3"],
   "frames": 64,
   "questions": 40,

@@ -15,6 +15,7 @@ __all__ = ["clip_lines", "markdown", "part_of", "qa_lines", "save_plot",
 _MARKERS = "os^Dv<>P*Xhd"
 _STYLES = {"published": ":", "asked": "--", "all": "-"}
 _STAGES = ("frame", "question", "answer")
+_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
 def part_of(
@@ -69,6 +70,7 @@ def qa_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       line[f"recall_{stage}"] = max(found["best"], default=None)
     line["kv_bytes"], line["held_growth"] = row["kv_bytes"], row["held_growth"]
     triple = _triple(row, rows)
+    del triple["accuracy_ci"]  # that of qa_old, above
     line |= {f"triple_{name}": one for name, one in triple.items()}
     lines.append(line)
   return lines
@@ -229,7 +231,7 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     InputError: matplotlib is missing.
   """
   plain = [row for row in part_of(rows, "qa") if row["disturb"] == "none"]
-  figure = plotting.figure(figsize=(13.0, 6.4), layout="constrained")
+  figure = plotting.figure(figsize=(13.0, 5.2), layout="constrained")
   panels = figure.subplots(1, 2)
   names = list(
     dict.fromkeys(row["method"] for row in plain if row["method"] != "full")
@@ -244,11 +246,12 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
       for variant, style in _STYLES.items():
         _front(axes, plain, (name, variant), group, stage, index, style)
     axes.set_xscale("log")
+    axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+    axes.minorticks_off()
+    axes.set_xlim(_lowest(plain, stage), 105)
     axes.set_xlabel(f"past read at {stage}s, %")
     axes.set_ylabel(label)
     axes.set_ylim(0, 102)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
   by_label: dict[str, Any] = {}
@@ -266,6 +269,12 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
   figure.savefig(path, dpi=150)
 
 
+def _lowest(rows: Sequence[Mapping[str, Any]], stage: str) -> float:
+  """Left end of an axis of shares in per cent."""
+  shares = [100 * (row["retrieval_ratio"][stage] or 1.0) for row in rows]
+  return 0.8 * max(0.1, min([share for share in shares if share > 0] or [1.0]))
+
+
 def _front(
   axes: Any,
   rows: Sequence[Mapping[str, Any]],
@@ -277,7 +286,7 @@ def _front(
 ) -> None:
   """One method and variant; nothing where that stage reads everything."""
   points = sorted(
-    (row["retrieval_ratio"][stage], row[group])
+    (row["retrieval_ratio"][stage], row[group], *row[f"{group}_ci"])
     for row in rows
     if (row["method"], row["variant"]) == which
     and _is_known(row["retrieval_ratio"][stage], row[group])
@@ -285,10 +294,12 @@ def _front(
   )
   if not points:
     return
-  share, accuracy = 100 * np.array(points).T
-  axes.plot(
+  share, accuracy, low, high = 100 * np.array(points).T
+  axes.errorbar(
     share,
     accuracy,
+    yerr=[accuracy - low, high - accuracy],
+    elinewidth=0.6,
     marker=_MARKERS[index % len(_MARKERS)],
     color=f"C{index % 10}",
     linestyle=style,
