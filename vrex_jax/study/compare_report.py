@@ -298,7 +298,8 @@ def _front(
   axes.errorbar(
     share,
     accuracy,
-    yerr=[accuracy - low, high - accuracy],
+    # A bootstrap of few streams may leave its own estimate out.
+    yerr=np.maximum(0.0, [accuracy - low, high - accuracy]),
     elinewidth=0.6,
     marker=_MARKERS[index % len(_MARKERS)],
     color=f"C{index % 10}",
