@@ -105,7 +105,7 @@ _MAX_TOKENS = flags.DEFINE_integer(
   "max_tokens", 8, "Longest answer about the clip, in tokens.", lower_bound=1
 )
 _RESIDENT_TOKENS = flags.DEFINE_integer(
-  "resident_tokens", 256, "Of the clip: last tokens on the device.", 0
+  "resident_tokens", 64, "Of the clip: last tokens on the device.", 0
 )
 _SHAPE = flags.DEFINE_enum(
   "shape", "wide", list(plans.SHAPES), "Decoder of the part step."
@@ -256,7 +256,7 @@ def _source() -> session_plan.Source:
 def _questions(source: session_plan.Source) -> list[questions_lib.Question]:
   asked = questions_lib.parse_questions(_QUESTION.value)
   return list(asked) or [
-    questions_lib.Question(source.end_s or 0.0, "what is happening?")
+    questions_lib.Question(source.end_s or 0.0, "room-now - - ?")
   ]
 
 

@@ -50,6 +50,19 @@ def test_the_matched_stage_is_the_first_that_retrieves(name, variant):
   assert needs.dense_layers == 0
 
 
+@pytest.mark.parametrize("name", ["clusterkv", "retroinfer"])
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_tokens_in_no_cluster_yet_are_at_most_half_of_the_share(name, share):
+  for tokens in (2048, 40960):
+    past = matching.Past(tokens, 4)
+    arguments = matching.METHODS[name].arguments(
+      share, matching.first_doses(share), past
+    )
+    assert arguments["block"] <= share * tokens / 2 + 4
+  published = {"clusterkv": 320, "retroinfer": 1024}
+  assert share < 0.3 or arguments["block"] == published[name]
+
+
 def test_a_share_that_is_an_argument_needs_no_stream():
   def never(policy):
     raise AssertionError(policy)

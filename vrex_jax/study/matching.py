@@ -113,13 +113,30 @@ def _freekv(share: float, doses: Doses, past: Past) -> dict[str, Any]:
 
 
 def _clusterkv(share: float, doses: Doses, past: Past) -> dict[str, Any]:
-  del share, past
-  return {"budget": max(doses["frame"], 1e-6), "dense_layers": 0}
+  """Four clusters a block, as published; a block at most half of the share.
+
+  Tokens of a block that is not full are attended, and would be most of a short
+  past; the budget also holds the sinks.
+  """
+  cluster = max(1, min(80, _tokens(share / 8, past)))
+  return {
+    "budget": max(doses["frame"], 1e-6),
+    "block": 4 * cluster,
+    "cluster_tokens": cluster,
+    "sink_tokens": min(16, cluster),
+    "dense_layers": 0,
+  }
 
 
 def _retroinfer(share: float, doses: Doses, past: Past) -> dict[str, Any]:
-  del share, past
-  return {"exact_share": doses["frame"], "dense_layers": 0}
+  """Blocks of at most half of the share, for the same reason."""
+  clusters = max(1, min(64, _tokens(share / 32, past)))
+  return {
+    "exact_share": doses["frame"],
+    "block": 16 * clusters,
+    "recent_tokens": min(64, _tokens(share / 4, past)),
+    "dense_layers": 0,
+  }
 
 
 def _rekv(share: float, doses: Doses, past: Past) -> dict[str, Any]:
