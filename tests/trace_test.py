@@ -174,6 +174,25 @@ REMEDIES = {
 }
 
 
+@pytest.mark.parametrize(
+  ("held", "growth"),
+  [
+    (lambda seen: seen, 1.0),
+    (lambda seen: np.minimum(seen, 20), 0.0),
+    (lambda seen: seen // 4, 0.25),
+  ],
+)
+def test_growth_of_what_is_held_late_in_the_stream(held, growth):
+  stages = [0, *[1] * 8, 2]
+  trace = trace_of(stages)
+  seen = np.arange(10)[:, None, None, None] * 12 + np.zeros_like(
+    trace.counts["past_seen"]
+  )
+  counts = {**trace.counts, "past_seen": seen, "past_held": held(seen)}
+  assert trace_lib.held_growth(trace.replace(counts=counts)) == growth
+  assert np.isnan(trace_lib.held_growth(trace[:2]))
+
+
 def test_every_bit_has_a_sentence():
   assert set(REMEDIES) == set(trace_lib.Overflow)
 

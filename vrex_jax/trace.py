@@ -30,6 +30,7 @@ __all__ = [
   "concatenate",
   "empty",
   "from_events",
+  "held_growth",
   "load",
   "retrieval_ratio",
   "retrieval_ratio_by_layer",
@@ -339,6 +340,31 @@ def _past(trace: StreamTrace, stage: int) -> tuple[np.ndarray, np.ndarray]:
     for name in ("past_attended", "past_seen")
   )
   return attended, seen * trace.rows_per_head
+
+
+def held_growth(trace: StreamTrace) -> float:
+  """Tokens that a head holds more for every token seen, late in the stream.
+
+    (held at the last frame - held at the middle one) / (seen, likewise)
+
+  mean over layers, streams and heads: 1 where everything is kept, about 0 in a
+  fixed memory, the share where a share is kept.
+
+  Args:
+    trace: events; frames in order of time.
+
+  Returns:
+    The growth; nan with fewer than two frames.
+  """
+  frames = np.flatnonzero(trace.stage == STAGES.index("frame"))
+  if len(frames) < 2:
+    return math.nan
+  ends = frames[[len(frames) // 2 - 1, -1]]
+  held, seen = (
+    trace.counts[name][ends].mean(axis=(1, 2, 3), dtype=np.float64)
+    for name in ("past_held", "past_seen")
+  )
+  return float((held[1] - held[0]) / (seen[1] - seen[0]))
 
 
 def check(trace: StreamTrace) -> list[str]:

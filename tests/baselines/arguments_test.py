@@ -64,9 +64,36 @@ def test_more_than_the_cache_holds_is_refused_when_a_stream_begins(text, name):
 
 
 @pytest.mark.parametrize(
+  ("text", "given"),
+  [
+    ("quest", "quest(budget=1024)"),
+    ("freekv", "freekv(budget=2048)"),
+    ("rekv", "rekv(frames=130)"),
+    ("livevlm", "livevlm(memory=12288)"),
+    ("infinipot_v", "infinipot_v(memory=6144)"),
+    ("inf_mllm", "inf_mllm(relevant_tokens=1024)"),
+  ],
+)
+def test_a_default_means_everything_where_the_same_number_given_does_not_fit(
+  text, given
+):
+  bare.Bare(policy_syntax.make_policy(text))
+  with pytest.raises(errors.InputError, match="must not exceed the 120 slots"):
+    bare.Bare(policy_syntax.make_policy(given))
+
+
+def test_a_default_is_cut_to_the_cache():
+  policy = policy_syntax.make_policy("oracle_topk")
+  state = bare.Bare(policy).state
+  assert int(state["budget"].tokens) == 120
+  assert policy.name == "oracle_topk"
+
+
+@pytest.mark.parametrize(
   "text",
   [
     "quest",
+    "quest(budget=1024)",
     "quest(budget=0.05, heads=kv, stages=all)",
     "quest(stages=('frame', 'answer'))",
     "random(budget=7, redrawn=True)",

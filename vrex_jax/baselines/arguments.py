@@ -6,6 +6,8 @@
 
 A budget is two knobs, `budget_tokens` and `budget_share`, both traced: a sweep
 over either compiles nothing. What may be attended is the smaller of the two.
+Without one a method has its published budget (`Published`), or all of a shorter
+cache.
 """
 
 import inspect
@@ -27,17 +29,18 @@ __all__ = [
   "DECODING",
   "UNLIMITED",
   "Budget",
+  "Published",
   "budget_knobs",
   "canonical_name",
   "check_at_most",
   "check_budget",
   "check_divides",
-  "check_fits",
   "check_number",
   "check_odd",
   "check_page",
   "check_sizes",
   "check_word",
+  "fitting",
   "read_budget",
   "stages_of",
 ]
@@ -48,6 +51,16 @@ UNLIMITED = 2**30
 """Tokens of a budget that is a share alone."""
 DECODING = ("answer",)
 """Stages of a method published for decoding after a dense prefill."""
+
+
+class Published(int):
+  """A default: the number of a paper, wherever a cache has room for it.
+
+  Nobody asked for it, so that on a shorter cache it means everything, while a
+  number that was given must fit (`fitting`). In a policy's name it is left out
+  and a given number, were it the same, is not: the name is the text that makes
+  the policy.
+  """
 
 
 class Budget(flax.struct.PyTreeNode):
@@ -147,7 +160,7 @@ def read_budget(
       is a number, not in a sweep).
   """
   tokens, share = knobs[f"{name}_tokens"], knobs[f"{name}_share"]
-  check_fits(policy, name, tokens, spec)
+  tokens = fitting(policy, name, tokens, spec)
   return Budget(
     tokens=jnp.asarray(tokens, jnp.int32), share=jnp.asarray(share, jnp.float32)
   )
@@ -189,19 +202,22 @@ def check_divides(policy: str, name: str, value: int, whole: int) -> None:
     )
 
 
-def check_fits(
-  policy: str, name: str, value: Any, spec: policy_lib.Spec
-) -> None:
-  """Refuses more tokens than the cache has slots; a traced value passes.
+def fitting(policy: str, name: str, value: Any, spec: policy_lib.Spec) -> Any:
+  """The value; refuses more tokens than the cache has slots.
+
+  A traced value passes, a published default is cut to the slots.
 
   Raises:
-    InputError: they do not fit.
+    InputError: more were given than fit.
   """
+  if isinstance(value, Published):
+    return min(int(value), spec.capacity)
   if isinstance(value, int) and spec.capacity < value < UNLIMITED:
     raise InputError(
       f"{policy}: {name} is {value}; it must not exceed the {spec.capacity}"
       f" slots of the cache: try {name}={max(1, spec.capacity // 4)}"
     )
+  return value
 
 
 def check_at_most(
@@ -306,6 +322,8 @@ def canonical_name(
 ) -> str:
   """Text that makes the same policy: every argument that is not the default.
 
+  A number that was given where a published one is the default is told.
+
   Args:
     factory: of the policy; its name is the policy's.
     given: argument -> value, all of them.
@@ -314,9 +332,14 @@ def canonical_name(
   told = [
     f"{name}={_text(given[name])}"
     for name, parameter in parameters.items()
-    if given[name] != parameter.default
+    if _is_told(given[name], parameter.default)
   ]
   return f"{factory.__name__}({', '.join(told)})" if told else factory.__name__
+
+
+def _is_told(value: Any, default: Any) -> bool:
+  asked = isinstance(default, Published) and not isinstance(value, Published)
+  return asked or value != default
 
 
 def _text(value: Any) -> str:

@@ -27,7 +27,7 @@ class State(flax.struct.PyTreeNode):
 
 def clusterkv(
   *,
-  budget: int | float = 1024,
+  budget: int | float = arguments.Published(1024),
   block: int = 320,
   cluster_tokens: int = 80,
   iterations: int = 20,

@@ -36,7 +36,7 @@ class State(flax.struct.PyTreeNode):
 
 def freekv(
   *,
-  budget: int | float = 2048,
+  budget: int | float = arguments.Published(2048),
   sink_tokens: int = 512,
   recent_tokens: int = 512,
   page: int = 32,

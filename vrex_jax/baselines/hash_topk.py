@@ -14,7 +14,7 @@ __all__ = ["hash_topk"]
 
 def hash_topk(
   *,
-  budget: int | float = 1024,
+  budget: int | float = arguments.Published(1024),
   hash_bits: int = 32,
   chunk: str = "mean",
   heads: str = "kv",

@@ -35,7 +35,7 @@ class State(flax.struct.PyTreeNode):
 
 def inf_mllm(
   *,
-  relevant_tokens: int = 1024,
+  relevant_tokens: int = arguments.Published(1024),
   window_tokens: int = 1024,
   slope: float = 0.01,
   age: str = "share",
@@ -81,11 +81,11 @@ def inf_mllm(
 
   def init(spec, params, knobs, sample):
     del params, sample
-    arguments.check_fits(
+    relevant = arguments.fitting(
       "inf_mllm", "relevant_tokens", knobs["relevant_tokens"], spec
     )
     return State(
-      relevant=jnp.asarray(knobs["relevant_tokens"], jnp.int32),
+      relevant=jnp.asarray(relevant, jnp.int32),
       slope=jnp.asarray(knobs["slope"], jnp.float32),
       window=window_lib.create(spec, window_tokens),
     )

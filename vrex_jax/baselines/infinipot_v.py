@@ -39,7 +39,7 @@ class State(flax.struct.PyTreeNode):
 
 def infinipot_v(
   *,
-  memory: int = 6144,
+  memory: int = arguments.Published(6144),
   target: int = 4608,
   changed_share: float = 0.5,
   recent_share: float = 0.25,
@@ -94,11 +94,11 @@ def infinipot_v(
 
   def init(spec, params, knobs, sample):
     del params, sample
-    arguments.check_fits("infinipot_v", "memory", knobs["memory"], spec)
+    memory = arguments.fitting("infinipot_v", "memory", knobs["memory"], spec)
     decoder = spec.decoder
     shape = decoder.num_layers, decoder.num_kv_heads, spec.num_slots
     return State(
-      memory=jnp.asarray(knobs["memory"], jnp.int32),
+      memory=jnp.asarray(memory, jnp.int32),
       target=jnp.asarray(knobs["target"], jnp.int32),
       patch=jnp.zeros(shape, jnp.int32),
       norm=jnp.zeros(shape, jnp.float32),

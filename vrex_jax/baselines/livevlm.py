@@ -44,7 +44,7 @@ class State(flax.struct.PyTreeNode):
 
 def livevlm(
   *,
-  memory: int = 12288,
+  memory: int = arguments.Published(12288),
   bucket_tokens: int = 1,
   unconditional: float = 0.1,
   window_tokens: int = 0,
@@ -107,13 +107,13 @@ def livevlm(
 
   def init(spec, params, knobs, sample):
     del params, sample
-    arguments.check_fits("livevlm", "memory", knobs["memory"], spec)
+    memory = arguments.fitting("livevlm", "memory", knobs["memory"], spec)
     decoder = spec.decoder
     layers, heads = decoder.num_layers, decoder.num_kv_heads
     tokens = window_tokens or dict(spec.chunk_tokens)["frame"]
     words = layers, heads, spec.num_slots // bitmap.WORD_BITS
     return State(
-      memory=jnp.asarray(knobs["memory"], jnp.int32),
+      memory=jnp.asarray(memory, jnp.int32),
       ratio=jnp.asarray(knobs["ratio"], jnp.float32),
       window=window_lib.create(spec, tokens),
       query=jnp.zeros((layers, decoder.num_heads, decoder.head_dim)),

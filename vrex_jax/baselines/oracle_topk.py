@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 64
 
 def oracle_topk(
   *,
-  budget: int | float = 1024,
+  budget: int | float = arguments.Published(1024),
   heads: str = "kv",
   stages: str | tuple[str, ...] = "published",
 ) -> policy_lib.KVPolicy:

@@ -22,7 +22,8 @@ __all__ = ["Bounds", "bound", "create", "spread", "there", "update"]
 class Bounds(flax.struct.PyTreeNode):
   """Dynamic. Lower and upper bound of every channel in every page.
 
-  A page without a token has low = inf and high = -inf.
+  A page without a token has zeros, so that scores need no masked copy of the
+  tables; which pages there are is asked of the slots (`there`).
 
   Attributes:
     low: of the rotated keys.
@@ -42,7 +43,7 @@ def create(spec: policy_lib.Spec, page: int) -> Bounds:
     spec.num_slots // page,
     decoder.head_dim,
   )
-  return Bounds(low=jnp.full(shape, jnp.inf), high=jnp.full(shape, -jnp.inf))
+  return Bounds(low=jnp.zeros(shape), high=jnp.zeros(shape))
 
 
 def update(
@@ -78,15 +79,16 @@ def update(
   live = jax.lax.dynamic_slice_in_dim(
     bitmap.unpack(view.live), first * page, touched * page
   ).reshape(1, 1, touched, page, 1)
+  filled = jnp.any(live, axis=3)
   low = jnp.min(jnp.where(live, keys, jnp.inf), axis=3)
+  low = jnp.where(filled, low, 0.0)
   high = jnp.max(jnp.where(live, keys, -jnp.inf), axis=3)
+  high = jnp.where(filled, high, 0.0)
   if digest == "arkvale":
-    filled = jnp.any(live, axis=3)
-    center = jnp.where(filled, (low + high) / 2, 0.0)
+    center = (low + high) / 2
     away = jnp.where(live, jnp.abs(keys - center[:, :, :, None]), 0.0)
     spread_ = jnp.sum(away, axis=3) / jnp.maximum(jnp.sum(live, axis=3), 1)
-    low = jnp.where(filled, center - spread_, jnp.inf)
-    high = jnp.where(filled, center + spread_, -jnp.inf)
+    low, high = center - spread_, center + spread_
   put = lambda table, new: jax.lax.dynamic_update_slice_in_dim(
     table, new, first, axis=2
   )
@@ -118,8 +120,7 @@ def bound(bounds: Bounds, layer: int, query: Float, held: Bool) -> Float:
 
   Source: Quest (arXiv 2406.10774), Sec. 3.3.
   """
-  finite = lambda table: jnp.where(held[None, :, None], table[layer], 0.0)
-  dot = lambda part, table: jnp.einsum("kgmh,kph->kgmp", part, finite(table))
+  dot = lambda part, table: jnp.einsum("kgmh,kph->kgmp", part, table[layer])
   score = dot(jnp.maximum(query, 0.0), bounds.high) + dot(
     jnp.minimum(query, 0.0), bounds.low
   )

@@ -12,7 +12,7 @@ __all__ = ["quest"]
 
 def quest(
   *,
-  budget: int | float = 1024,
+  budget: int | float = arguments.Published(1024),
   page: int = 16,
   dense_layers: int = 2,
   chunk: str = "mean",

@@ -13,7 +13,7 @@ __all__ = ["random"]
 
 def random(
   *,
-  budget: int | float = 1024,
+  budget: int | float = arguments.Published(1024),
   redrawn: bool = False,
   heads: str = "kv",
   stages: str | tuple[str, ...] = "published",

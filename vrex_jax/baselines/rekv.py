@@ -46,7 +46,7 @@ class State(flax.struct.PyTreeNode):
 
 def rekv(
   *,
-  frames: int | float = 64,
+  frames: int | float = arguments.Published(64),
   window_tokens: int = 15000,
   stages: str | tuple[str, ...] = "published",
 ) -> policy_lib.KVPolicy:

@@ -31,7 +31,7 @@ class State(flax.struct.PyTreeNode):
 
 def snapkv(
   *,
-  budget: int | float = 2048,
+  budget: int | float = arguments.Published(2048),
   window_tokens: int = 32,
   kernel: int = 5,
   pooling: str = "mean",

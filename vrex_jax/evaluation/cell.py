@@ -32,6 +32,7 @@ FIELDS = (
   "retrieval_recall",
   "retrieval_ratio",
   "kv_bytes",
+  "held_growth",
   "ms_per_frame",
   "compile_s",
   "overflow",
@@ -170,6 +171,9 @@ def row(
     "retrieval_recall": scores.recall(said),
     "retrieval_ratio": trace_lib.retrieval_ratio(trace),
     "kv_bytes": float(np.mean([outcome.kv_bytes for outcome in outcomes])),
+    "held_growth": float(
+      np.mean([trace_lib.held_growth(outcome.trace) for outcome in outcomes])
+    ),
     "ms_per_frame": _per_stream(blocks, batch),
     "compile_s": driver.compile_s,
     "overflow": trace_lib.check(trace),

@@ -270,7 +270,11 @@ def _init(
   options: session_plan.Options,
 ) -> stream_state.StreamState:
   return stream_state.init(
-    config, policy, model.params, recent_tokens=options.recent_tokens
+    config,
+    policy,
+    model.params,
+    recent_tokens=options.recent_tokens,
+    resident_tokens=options.resident_tokens,
   )
 
 
