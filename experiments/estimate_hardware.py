@@ -40,11 +40,13 @@ from vrex_jax import trace as trace_lib
 from vrex_jax.errors import InputError, check_whole_number
 from vrex_jax.hwmodel import designs
 from vrex_jax.hwmodel import latency
+from vrex_jax.hwmodel import memory_binding
 from vrex_jax.hwmodel import paper
 from vrex_jax.hwmodel import platforms
 from vrex_jax.hwmodel import pricing
 from vrex_jax.hwmodel import retrieval
 from vrex_jax.hwmodel import smooth
+from vrex_jax.hwmodel import transfer
 from vrex_jax.hwmodel import workload
 from vrex_jax.models import presets
 
@@ -100,6 +102,13 @@ _SHARPNESS = flags.DEFINE_float(
   lower_bound=1.0,
   upper_bound=2.0**20,
 )
+_MEMORY = flags.DEFINE_enum(
+  "memory",
+  "ideal",
+  ["ideal", "validated"],
+  "validated: sizes and queues cost what the models of docs/memory_models.md"
+  " say. ideal: only what the fits of the platform files stand for.",
+)
 _PAPER = flags.DEFINE_bool(
   "paper",
   False,
@@ -141,6 +150,11 @@ def _check_flags() -> None:
         f"--{flag.name} is given beside --trace; the run's own counts are"
         " priced: leave it out, or add --transfer ratios"
       )
+  if _MEMORY.value != "ideal" and (_PAPER.value or _DESIGN_POINTS.value):
+    raise InputError(
+      "--memory validated is given beside --paper or --design_points; both use"
+      " what the constants were fitted with: leave out --memory"
+    )
   command.check_out(_OUT.value, _FILES)
   if _OUT.value is not None:
     plotting.check_installed()
@@ -225,6 +239,12 @@ def _say_assumptions(trace: trace_lib.StreamTrace, model) -> None:
     )
 
 
+def _memory(platform: str) -> transfer.MemoryModel:
+  if _MEMORY.value == "ideal":
+    return transfer.IDEAL
+  return memory_binding.validated(platform)
+
+
 def _rows(found, model) -> list[dict[str, Any]]:
   kinds = {one.platform.engine is not None for one in found}
   points = {engine: _points(model, engine) for engine in sorted(kinds)}
@@ -239,6 +259,7 @@ def _rows(found, model) -> list[dict[str, Any]]:
       point,
       sharpness=_SHARPNESS.value,
       elastic_sharpness=_SHARPNESS.value or smooth.DEFAULT_SHARPNESS,
+      memory=_memory(one.platform.name),
     )
     for one, point in tqdm.tqdm(cases, unit="row", disable=None, leave=False)
   ]
@@ -281,6 +302,11 @@ def main(arguments: Sequence[str]) -> None:
     _say_assumptions(trace_lib.load(pathlib.Path(_TRACE.value)), model)
   rows = _rows(found, model)
   print("all figures are modelled\n")
+  if _MEMORY.value == "validated":
+    print(
+      "memory models by size and queue; the constants of the platform files"
+      " were fitted without them\n"
+    )
   print(hardware_tables.table(rows))
   print()
   print(hardware_tables.breakdown_table(rows))

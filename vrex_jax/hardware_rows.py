@@ -26,6 +26,7 @@ from vrex_jax.hwmodel import ratios
 from vrex_jax.hwmodel import residency
 from vrex_jax.hwmodel import retrieval
 from vrex_jax.hwmodel import traced_work
+from vrex_jax.hwmodel import transfer
 from vrex_jax.hwmodel import workload
 from vrex_jax.models import config as config_lib
 
@@ -110,22 +111,26 @@ def _published(
   return jax.tree.map(lambda leaf: leaf[None], work)
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "sharpness"))
-def _priced(platform, work, schedule, sharpness=None):
+@functools.partial(jax.jit, static_argnames=("schedule", "sharpness", "memory"))
+def _priced(platform, work, schedule, sharpness, memory):
   """Every event of a stage, and where it lies under the roof."""
 
   def one(event):
-    priced = pricing.price(platform, event, schedule, sharpness=sharpness)
+    priced = pricing.price(
+      platform, event, schedule, sharpness=sharpness, memory=memory
+    )
     return priced.time, priced.energy_j, pricing.roofline(platform, priced)
 
   return jax.vmap(one)(work)
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "sharpness"))
-def _elastic(platform, work, schedule, sharpness):
+@functools.partial(jax.jit, static_argnames=("schedule", "sharpness", "memory"))
+def _elastic(platform, work, schedule, sharpness, memory):
   def mean_s(platform):
     one = lambda event: (
-      latency.estimate(platform, event, schedule, sharpness=sharpness).latency_s
+      latency.estimate(
+        platform, event, schedule, sharpness=sharpness, memory=memory
+      ).latency_s
     )
     return jnp.mean(jax.vmap(one)(work))
 
@@ -267,6 +272,7 @@ def row(
   *,
   sharpness: float | None = None,
   elastic_sharpness: float | None = None,
+  memory: transfer.MemoryModel = transfer.IDEAL,
 ) -> dict[str, Any]:
   """Prices a point on a platform.
 
@@ -276,6 +282,7 @@ def row(
     sharpness: of the estimate; None for hard maxima.
     elastic_sharpness: of the latency whose elasticities are given; without it
       they are left out.
+    memory: what access and request sizes do.
 
   Raises:
     InputError: the work does not fit the platform's memory.
@@ -289,13 +296,23 @@ def row(
   # Without its name, which is static, platforms of one kind share a program.
   arrays = params.as_arrays(platform.replace(name=""), jnp.float32)
   priced = lambda stage: _means(
-    _priced(arrays, getattr(point.events, stage), plan(stage=stage), sharpness)
+    _priced(
+      arrays,
+      getattr(point.events, stage),
+      plan(stage=stage),
+      sharpness,
+      memory,
+    )
   )
   time, energy, roof = priced("frame")
   slopes = {}
   if elastic_sharpness is not None:
     elastic = _elastic(
-      arrays, point.events.frame, plan(stage="frame"), elastic_sharpness
+      arrays,
+      point.events.frame,
+      plan(stage="frame"),
+      elastic_sharpness,
+      memory,
     )
     names, leaves = params.leaf_names(elastic), jax.tree.leaves(elastic)
     slopes = dict(zip(names, map(float, leaves), strict=True))

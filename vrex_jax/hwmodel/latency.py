@@ -289,6 +289,11 @@ def _prediction(
 
 
 def _fetch_chunk_bytes(layers: workload.LayerWork) -> Float:
-  """Contiguous bytes of keys and values in DRAM: those of one request."""
+  """Contiguous bytes of keys and values in DRAM: those of one request.
+
+  Where nothing is fetched all lies on the device, in order.
+  """
   requests = jnp.maximum(layers.fetch_requests, 1.0)
-  return jnp.maximum(layers.fetch_bytes / requests, 1.0)
+  of_request = layers.fetch_bytes / requests
+  chunk = jnp.where(of_request > 0, of_request, layers.kv_read_bytes)
+  return jnp.maximum(chunk, 1.0)

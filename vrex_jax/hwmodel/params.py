@@ -23,6 +23,7 @@ from vrex_jax.typing import Float
 __all__ = [
   "STATUSES",
   "ComputeParameters",
+  "CpuParameters",
   "DramParameters",
   "EngineParameters",
   "LinkParameters",
@@ -224,6 +225,42 @@ class PowerParameters(flax.struct.PyTreeNode):
   static_w: Float
 
 
+class CpuParameters(flax.struct.PyTreeNode):
+  """Dynamic. What this package's own step is made of on one core (`cpu`).
+
+  Attributes:
+    panel_bytes_per_s: reading kernels in panels, as if arithmetic were free.
+    panel_flops_per_s: arithmetic on them, as if reading were free.
+    plain_bytes_per_s: the same of plain kernels; reading includes packing.
+    plain_flops_per_s: likewise.
+    attend_bytes_per_s: the same of the products of attention.
+    attend_flops_per_s: likewise.
+    gather_bytes_per_s: copying rows of the cache from random places.
+    copy_bytes_per_s: copying what lies together; read once, written once.
+    score_s: softmax of one score.
+    weigh_s: one term of a masked sum that stays in the cache.
+    slot_s: finding one chosen slot in a bitmap.
+    lookup_s: one slot looks its cluster up.
+    compare_s: one pair of hash codes.
+    operation_s: one operation of a program that does next to nothing.
+  """
+
+  panel_bytes_per_s: Float
+  panel_flops_per_s: Float
+  plain_bytes_per_s: Float
+  plain_flops_per_s: Float
+  attend_bytes_per_s: Float
+  attend_flops_per_s: Float
+  gather_bytes_per_s: Float
+  copy_bytes_per_s: Float
+  score_s: Float
+  weigh_s: Float
+  slot_s: Float
+  lookup_s: Float
+  compare_s: Float
+  operation_s: Float
+
+
 class Platform(flax.struct.PyTreeNode):
   """Dynamic. All that is known of a machine.
 
@@ -235,6 +272,7 @@ class Platform(flax.struct.PyTreeNode):
     power: static.
     engine: the DRE; None on a machine without.
     units: area and power by unit; None where only the board is known.
+    cpu: of a CPU that was calibrated; None elsewhere.
     name: static.
   """
 
@@ -245,6 +283,7 @@ class Platform(flax.struct.PyTreeNode):
   power: PowerParameters
   engine: EngineParameters | None = None
   units: UnitParameters | None = None
+  cpu: CpuParameters | None = None
   name: str = flax.struct.field(pytree_node=False, default="")
 
 

@@ -9,8 +9,8 @@ each number: value, unit, status and source, none of which may be left out.
   bandwidth_bytes_per_s = { value = 273, unit = "GB/s", status = "datasheet",
                             source = "…" }
 
-(on one line in the file). `engine` and `units` may be absent as a whole. A
-file with a base says only what differs from it.
+(on one line in the file). `engine`, `units` and `cpu` may be absent as a whole.
+A file with a base says only what differs from it.
 """
 
 import math
@@ -39,8 +39,9 @@ _PARTS: dict[str, Any] = {
   "power": params.PowerParameters,
   "engine": params.EngineParameters,
   "units": params.UnitParameters,
+  "cpu": params.CpuParameters,
 }
-_OPTIONAL = ("engine", "units")
+_OPTIONAL = ("engine", "units", "cpu")
 _SHARES = ("efficiency", "utilisation")
 _MAY_BE_ZERO = (
   "vector_lanes",
