@@ -344,7 +344,7 @@ def search(
     off = [abs(one - wanted) for _, one in best.values()]
     if max(off) <= tolerance * wanted:
       break
-    doses |= {dose: (low[dose] + high[dose]) / 2 for dose in stages}
+    doses |= {dose: round((low[dose] + high[dose]) / 2, 5) for dose in stages}
   return Search(
     doses={**doses, **{dose: value for dose, (value, _) in best.items()}},
     reached={stages[dose]: one for dose, (_, one) in best.items()},
