@@ -19,6 +19,8 @@ of the platforms name none of them.
 import functools
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import dram as dram_lib
 from vrex_jax.hwmodel import link as link_lib
@@ -111,7 +113,9 @@ def _dram_share(
     queue_depth=queue_depth,
     address_map=address_map,
   )
-  return share(chunk_bytes=chunk_bytes) / share(chunk_bytes=_LONG_BYTES)
+  return share(chunk_bytes=chunk_bytes) / share(
+    chunk_bytes=jnp.full_like(chunk_bytes, _LONG_BYTES)
+  )
 
 
 def _store(
@@ -150,6 +154,6 @@ def _link_time_s(
     queue_depth=queue_depth,
   )
   long_rate = link_lib.link_bytes_per_s(
-    store, request_bytes=_LONG_BYTES, queue_depth=queue_depth
+    store, request_bytes=jnp.asarray(_LONG_BYTES), queue_depth=queue_depth
   )
   return spent_s * long_rate / (link.bandwidth_bytes_per_s * link.efficiency)
