@@ -310,6 +310,7 @@ def main(arguments: Sequence[str]) -> None:
       _print_terms(description)
     else:
       description = platforms.named(_PLATFORM.value)
+      cpu.check(description.platform)
     rows, named = [], {"load": before}
     if _VALIDATE.value:
       rows = _rows(description.platform)

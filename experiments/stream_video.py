@@ -6,8 +6,9 @@ r"""Stream a video through a video LLM, frame by frame, and ask it questions.
 
 Without --checkpoint the small model that ships with the package is used, which
 knows rendered rooms and nothing else: timings and counts are real, answers
-about other videos are noise. With --out the run is kept as config.toml,
-metrics.json, frames.csv and trace.npz (see docs/notation.md).
+about other videos are noise. What the run would have cost on V-Rex8 and on an
+AGX Orin is modelled from its counts (--hardware). With --out the run is kept as
+config.toml, metrics.json, frames.csv and trace.npz (see docs/notation.md).
 
 Hardware: any JAX device. Minutes: a 30 s clip at 2 fps takes seconds with the
 small model on two CPU cores, about a minute a frame block with
@@ -21,12 +22,15 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import tqdm
 from absl import flags
 
 from vrex_jax import command
+from vrex_jax import hardware_session
+from vrex_jax import hardware_tables
 from vrex_jax import interrupt
 from vrex_jax import model_flags
 from vrex_jax import model_source
@@ -40,6 +44,8 @@ from vrex_jax import session_report
 from vrex_jax import summary
 from vrex_jax import video
 from vrex_jax.errors import InputError
+from vrex_jax.hwmodel import params as params_lib
+from vrex_jax.hwmodel import platforms as platforms_lib
 from vrex_jax.models import dense
 
 _VIDEO = flags.DEFINE_string("video", None, "Video file or URL.")
@@ -117,6 +123,12 @@ _COMPILATION_CACHE = flags.DEFINE_string(
   "compilation_cache",
   None,
   'Folder for compiled programs; "" for none. Default: the user\'s cache.',
+)
+_HARDWARE = flags.DEFINE_list(
+  "hardware",
+  ["vrex8", "agx_orin"],
+  "Platforms on which the run is modelled when it has ended:"
+  f" {', '.join(platforms_lib.PLATFORMS)}, .toml files, or none.",
 )
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 
@@ -213,6 +225,30 @@ def _stream_all(
   return results
 
 
+def _platforms() -> list[params_lib.Platform]:
+  if _HARDWARE.value in ([], ["none"]):
+    return []
+  return [platforms_lib.named(name).platform for name in _HARDWARE.value]
+
+
+def _modelled(model, results, platforms) -> list[dict[str, Any]]:
+  """Prices what ran, says so, and gives the rows."""
+  rows, refused = hardware_session.price_runs(
+    model.config,
+    [(result.row["policy"], result.trace) for result in results],
+    platforms,
+  )
+  if rows:
+    print(f"\n{hardware_tables.short_table(rows)}")
+    print(
+      f"(docs/hardware_model.md; this run's own counts of {model.config.name},"
+      " mean over its events, bf16)"
+    )
+  for sentence in refused:
+    print(f"not modelled: {sentence}")
+  return rows
+
+
 def _print_answer(
   question: questions_lib.Question, answer: str, tokens: int
 ) -> None:
@@ -241,6 +277,7 @@ def _write(
   policies: Sequence[policy_lib.KVPolicy],
   results: Sequence[session.Result],
   started: float,
+  hardware: Sequence[dict[str, Any]],
 ) -> None:
   """The run folder."""
   settings = command.settings()
@@ -268,6 +305,7 @@ def _write(
       dtype=_DTYPE.value,
       seed=_SEED.value,
       started=started,
+      hardware=list(hardware),
       interrupted=len(results) < len(policies) or results[-1].interrupted,
     ),
     tables={"frames.csv": [row for one in results for row in one.frames]},
@@ -282,6 +320,7 @@ def main(arguments: Sequence[str]) -> None:
   started = time.time()
   policies = policy_syntax.parse_policies(_POLICY.value)
   _check_flags(policies)
+  platforms = _platforms()
   command.use_compilation_cache(_COMPILATION_CACHE.value)
   questions = questions_lib.parse_questions(_QUESTION.value)
   source = session_plan.find_source(
@@ -319,8 +358,9 @@ def main(arguments: Sequence[str]) -> None:
       results = _stream_all(model, policies, source, questions, stopped)
     print()
     print(summary.streaming_table([result.row for result in results]))
+    hardware = _modelled(model, results, platforms)
     if _OUT.value is not None:
-      _write(model, policies, results, started)
+      _write(model, policies, results, started, hardware)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,13 @@ from vrex_jax import summary
 from vrex_jax.hwmodel import area
 from vrex_jax.hwmodel import params
 
-__all__ = ["breakdown_table", "chip_lines", "elasticity_table", "table"]
+__all__ = [
+  "breakdown_table",
+  "chip_lines",
+  "elasticity_table",
+  "short_table",
+  "table",
+]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -29,6 +35,25 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
       _range(one["frame_energy_j"]),
       f"{one['roofline']['intensity']:.1f}",
       f"{100 * _of_roof(one['roofline']):.0f} %",
+    ]
+    for one in rows
+  ]
+  return summary.aligned(header, lines)
+
+
+def short_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """One line a row: what a person who watched a stream asks next."""
+  header = ["modelled: platform, policy", "frames/s", "frame ms",
+            "1st token ms", "token ms", "frame J", "fetched MB"]  # fmt: skip
+  lines = [
+    [
+      f"{one['platform']} {one['policy']}",
+      f"{one['frames_per_s']:.1f}",
+      _ms(one["frame_latency_s"]),
+      _ms(one["first_token_s"]),
+      _ms(one["token_latency_s"]),
+      "-".join(f"{end:.2g}" for end in sorted(set(one["frame_energy_j"]))),
+      f"{1e-6 * one['fetched_bytes']:.2f}",
     ]
     for one in rows
   ]

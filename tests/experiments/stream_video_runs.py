@@ -28,6 +28,7 @@ _MODULES = (
   "vrex_jax.baselines.full",
   "vrex_jax.baselines.sliding_window",
   "vrex_jax.command",
+  "vrex_jax.hardware_session",
   "vrex_jax.session",
 )
 
@@ -48,7 +49,16 @@ def environment(cache):
 
 
 def run(repository, folder, env, *cases):
-  """Runs the script once for each list of arguments, in the folder."""
+  """Runs the script once for each list of arguments, in the folder.
+
+  Without modelled platforms, unless a case names some.
+  """
+  cases = [
+    case
+    if any(one.startswith("--hardware") for one in case)
+    else ["--hardware=none", *case]
+    for case in cases
+  ]
   return scripts.run_each(
     repository / SCRIPT,
     list(map(scripts.random_weights, cases)),

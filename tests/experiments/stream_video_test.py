@@ -23,6 +23,7 @@ FILM = stream_video_runs.FILM
 FRAMES = stream_video_runs.FRAMES
 WINDOW = stream_video_runs.WINDOW
 WINDOW_SLUG = stream_video_runs.WINDOW_SLUG
+WINDOW_NAME = "sliding_window(frames=2, keep_prompt=True)"
 TINY_TOKENS = 16
 STORED_TOKENS = 9
 GOOD = [
@@ -78,7 +79,7 @@ def read_run(folder):
 def first(run, place):
   """Two policies, recorded; and a cache that is too small, refused."""
   done, refused = run(
-    [*GOOD, f"--policy=full | {WINDOW}", "--out=runs/a"],
+    [*GOOD, f"--policy=full | {WINDOW}", "--out=runs/a", "--hardware=vrex8"],
     [FILM, "--max_frames=3", "--capacity=10"],
   )
   assert done.code == 0, done
@@ -179,6 +180,24 @@ def test_rows_have_the_schema_and_the_film_s_numbers(first):
   assert window["retrieval_ratio"]["frame"] == pytest.approx(
     sum(min(index, 2) for index in range(FRAMES)) / sum(range(FRAMES))
   )
+
+
+def test_what_ran_is_priced_on_the_platform_that_was_named(first):
+  """The model that ran, its own counts: microjoules, not a large model's."""
+  rows = first.metrics["hardware"]
+  assert [row["policy"] for row in rows] == ["full", WINDOW_NAME]
+  assert {row["platform"] for row in rows} == {"vrex8"}
+  full, window = rows
+  assert full["cache_tokens"] == (FRAMES - 1) * STORED_TOKENS
+  assert 0 < window["frame_latency_s"] <= full["frame_latency_s"] < 1e-2
+  assert full["token_latency_s"] is None  # nothing was asked
+  assert "modelled: platform, policy" in first.done.stdout
+  assert "vrex8 full" in first.done.stdout
+
+
+def test_nothing_is_modelled_when_nobody_wants_it(later):
+  assert later["sized"].metrics["hardware"] == []
+  assert "modelled" not in later["sized"].stdout
 
 
 def test_frames_traces_and_records_are_of_the_same_events(first):

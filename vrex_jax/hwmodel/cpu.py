@@ -30,7 +30,7 @@ from vrex_jax.hwmodel import retrieval
 from vrex_jax.models import config as config_lib
 from vrex_jax.typing import Float
 
-__all__ = ["MOST_PANEL_ROWS", "StepTime", "step_time"]
+__all__ = ["MOST_PANEL_ROWS", "StepTime", "check", "step_time"]
 
 MOST_PANEL_ROWS = 32
 """Rows up to which kernels lie in panels (`models.dense.MOST_ROWS`)."""
@@ -70,6 +70,20 @@ class StepTime(NamedTuple):
     return sum(self)
 
 
+def check(platform: params.Platform) -> params.CpuParameters:
+  """The CPU terms of a platform.
+
+  Raises:
+    InputError: it has none.
+  """
+  if platform.cpu is None:
+    raise InputError(
+      f"{platform.name} has no [cpu] part; a decoder step is predicted for a"
+      " calibrated CPU: write its file with experiments/calibrate_platform.py"
+    )
+  return platform.cpu
+
+
 def step_time(
   platform: params.Platform,
   decoder: config_lib.DecoderConfig,
@@ -91,12 +105,7 @@ def step_time(
   Raises:
     InputError: the platform has no CPU terms.
   """
-  cpu = platform.cpu
-  if cpu is None:
-    raise InputError(
-      f"{platform.name} has no [cpu] part; a decoder step is predicted for a"
-      " calibrated CPU: write its file with experiments/calibrate_platform.py"
-    )
+  cpu = check(platform)
   kv_heads, width = decoder.num_kv_heads, decoder.head_dim
   rows = frame_tokens * decoder.group_size  # of one KV head
   attended = float(cached_tokens)

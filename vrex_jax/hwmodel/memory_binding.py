@@ -114,7 +114,7 @@ def _dram_share(
     address_map=address_map,
   )
   return share(chunk_bytes=chunk_bytes) / share(
-    chunk_bytes=jnp.asarray(_LONG_BYTES)
+    chunk_bytes=jnp.full_like(chunk_bytes, _LONG_BYTES)
   )
 
 
