@@ -37,7 +37,7 @@ $(PARITY_VENV)/parity.stamp: pyproject.toml
 	@$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable ".[test,parity]"
 	@touch $@
 
-demo: $(VENV)/hf+video.stamp
+demo: $(VENV)/hf+plot+video.stamp
 	test -f $(RUNS)/rooms.mp4 || \
 	  $(VENV)/bin/python -m vrex_jax.tasks.rooms_film --out $(RUNS)/rooms.mp4
 	$(VENV)/bin/python experiments/stream_video.py \

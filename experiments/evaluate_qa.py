@@ -48,6 +48,7 @@ from vrex_jax.evaluation import benchmark_report
 from vrex_jax.evaluation import benchmark_run
 from vrex_jax.evaluation import calibration
 from vrex_jax.evaluation import cell
+from vrex_jax.evaluation import chance
 from vrex_jax.evaluation import report
 from vrex_jax.evaluation import rooms_cells
 from vrex_jax.evaluation import streaming
@@ -146,20 +147,20 @@ _BENCHMARK_FILES = (
 
 
 def _lengths() -> list[int]:
-  try:
-    return [int(text) for text in _FRAMES.value]
-  except ValueError:
+  texts = list(dict.fromkeys(_FRAMES.value))
+  if not texts or not all(text.isdigit() for text in texts):
     raise InputError(
       f"--frames is {','.join(_FRAMES.value)!r}; it must be whole numbers apart"
       " by commas: try --frames=128,512"
-    ) from None
+    )
+  return [int(text) for text in texts]
 
 
 def _policies() -> list[policy_lib.KVPolicy]:
   """Those that were asked for, `full` first."""
   asked = policy_syntax.parse_policies(_POLICY.value)
-  others = [policy for policy in asked if policy.name != "full"]
-  return [policy_syntax.make_policy("full"), *others]
+  by_name = {policy.name: policy for policy in asked if policy.name != "full"}
+  return [policy_syntax.make_policy("full"), *by_name.values()]
 
 
 def _shapes() -> list[episodes_lib.EpisodeConfig]:
@@ -265,6 +266,14 @@ def _rooms(started: float) -> None:
   done = rooms_cells.ordered(cells, rows)
   if done:
     print(report.table(done))
+  for shape in shapes:
+    blind = chance.drawn(shape, _SEED.value, streams)
+    print(
+      f"{shape.frames} frames, always the likeliest word of a kind: "
+      + ", ".join(
+        f"{name} {100 * value:.1f} %" for name, value in blind.items()
+      )
+    )
   _say_end(len(done), len(cells), "cells", _FILES)
 
 
@@ -329,6 +338,8 @@ def _benchmark(started: float) -> None:
 
 
 def _say_end(done: int, total: int, what: str, files: Sequence[str]) -> None:
+  if not done:
+    raise KeyboardInterrupt
   if done < total:
     print(f"interrupted after {done} of {total} {what}")
   elif _OUT.value is not None:

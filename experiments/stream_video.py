@@ -132,6 +132,7 @@ _HARDWARE = flags.DEFINE_list(
 )
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 
+_ANSWER = "stopping after what is under way; Ctrl-C again ends at once"
 _TABLES = ("config.toml", "metrics.json", "frames.csv")
 
 
@@ -353,7 +354,7 @@ def main(arguments: Sequence[str]) -> None:
   profile = contextlib.nullcontext()
   if _PROFILE.value is not None:
     profile = jax.profiler.trace(_PROFILE.value)
-  with interrupt.graceful() as stopped:
+  with interrupt.graceful(_ANSWER) as stopped:
     with profile:
       results = _stream_all(model, policies, source, questions, stopped)
     print()

@@ -113,7 +113,7 @@ def _import(side: str) -> Any:
   except ImportError as error:
     raise InputError(
       f"--against {side} needs {' and '.join(names)} ({error}): pip install"
-      " 'vrex_jax[parity]', or leave --against out"
+      " -e '.[parity]', or leave --against out"
     ) from None
   return importlib.import_module("torch")
 

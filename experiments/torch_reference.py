@@ -42,7 +42,7 @@ def import_reference() -> tuple[Any, Any]:
   except ImportError as error:
     raise InputError(
       f"the parity check needs torch and transformers ({error}): pip install"
-      " 'vrex_jax[parity]'"
+      " -e '.[parity]'"
     ) from None
   transformers.logging.set_verbosity_error()
   transformers.logging.disable_progress_bar()

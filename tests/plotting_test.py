@@ -20,5 +20,5 @@ def test_a_figure_is_made_without_a_window(tmp_path):
 
 def test_without_matplotlib_the_remedy_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "matplotlib", None)
-  with pytest.raises(errors.InputError, match=r"pip install 'vrex_jax\[plot\]"):
+  with pytest.raises(errors.InputError, match=r"pip install -e '.\[plot\]"):
     plotting.check_installed()

@@ -112,4 +112,4 @@ def test_bad_max_frames(tmp_path, max_frames):
 def test_without_pyav_the_way_to_get_it_is_told(tmp_path, monkeypatch):
   path = films.write_numbers(tmp_path / "a.mp4")
   monkeypatch.setitem(sys.modules, "av", None)
-  assert "pip install vrex_jax[video]" in films.refusal(path)
+  assert "pip install -e '.[video]'" in films.refusal(path)

@@ -36,7 +36,7 @@ def _figure_type() -> Any:
     from matplotlib import figure as figure_lib
   except ImportError as error:
     raise InputError(
-      f"the plot needs matplotlib ({error}): pip install 'vrex_jax[plot]', or"
+      f"the plot needs matplotlib ({error}): pip install -e '.[plot]', or"
       " leave --out out"
     ) from None
   return figure_lib.Figure

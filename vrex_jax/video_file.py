@@ -227,7 +227,7 @@ def _import_av() -> Any:
   except ImportError as error:
     raise InputError(
       "PyAV is not installed; videos are decoded with it: pip install"
-      " vrex_jax[video]"
+      " -e '.[video]'"
     ) from error
   return av
 

@@ -102,5 +102,5 @@ def test_without_torch_the_remedy_is_named():
     *scripts.lacking("torch", SCRIPT), "--smoke", "--against=torch_sdpa"
   )
   assert done.returncode == 2
-  assert "pip install 'vrex_jax[parity]'" in done.stderr
+  assert "pip install -e '.[parity]'" in done.stderr
   assert "Traceback" not in done.stderr

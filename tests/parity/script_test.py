@@ -25,7 +25,7 @@ def _check(path, *flags):
 
 def test_without_torch_the_remedy_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
-  with pytest.raises(InputError, match=r"pip install 'vrex_jax\[parity\]'"):
+  with pytest.raises(InputError, match=r"pip install -e '.\[parity\]'"):
     torch_reference.import_reference()
 
 

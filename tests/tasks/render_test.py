@@ -273,7 +273,7 @@ def test_bad_paths_are_refused(tmp_path):
 
 def test_without_pyav_the_way_to_get_it_is_told(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "av", None)
-  with pytest.raises(errors.InputError, match=r"pip install vrex_jax\[video\]"):
+  with pytest.raises(errors.InputError, match=r"pip install -e '.\[video\]"):
     render.write_mp4(tmp_path / "a.mp4", [], 10)
 
 

@@ -92,10 +92,10 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     for column, length in enumerate(lengths):
       axes = grid[line][column]
       for row in rows:
-        if row["frames"] == length:
+        if row["frames"] == length and _is_known(row[group]):
           _point(axes, row, group, stage, names.index(row["policy"]))
-      axes.set_ylim(0, 102)
-      axes.set_xlim(0, 105)
+      axes.set_ylim(-3, 103)
+      axes.set_xlim(-3, 105)
       axes.set_xlabel(f"past read at {stage}s, %")
       axes.grid(alpha=0.3)
       axes.spines[["top", "right"]].set_visible(False)
@@ -127,9 +127,16 @@ def _point(
 
 
 def _with_interval(row: Mapping[str, Any], group: str) -> str:
+  if not _is_known(row[group]):
+    return "-"
   low, high = row[f"{group}_ci"]
   return f"{_percent(row[group])} ±{50 * (high - low):.1f}"
 
 
+def _is_known(value: float | None) -> bool:
+  """Was anything asked? A row that was read back has None for nan."""
+  return value is not None and value == value
+
+
 def _percent(value: float | None) -> str:
-  return "-" if value is None or value != value else f"{100 * value:.1f}"
+  return "-" if value is None or not _is_known(value) else f"{100 * value:.1f}"

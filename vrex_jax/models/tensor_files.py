@@ -239,7 +239,7 @@ def _open(path: pathlib.Path) -> Any:
   except ImportError:
     raise InputError(
       f"{path} needs the package safetensors, which is not installed: pip"
-      " install 'vrex_jax[hf]'"
+      " install -e '.[hf]'"
     ) from None
   try:
     return safetensors.safe_open(path, framework="np")

@@ -171,7 +171,7 @@ def load_tokenizer(directory: pathlib.Path) -> FileTokenizer:
   except ImportError:
     raise InputError(
       f"{path} needs the package tokenizers, which is not installed: pip"
-      " install 'vrex_jax[hf]'"
+      " install -e '.[hf]'"
     ) from None
   try:
     tokenizer = tokenizers.Tokenizer.from_file(str(path))

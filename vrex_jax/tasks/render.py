@@ -185,7 +185,7 @@ def write_mp4(
   except ImportError as error:
     raise InputError(
       "PyAV is not installed; videos are written with it: pip install"
-      " vrex_jax[video]"
+      " -e '.[video]'"
     ) from error
   if not 0 < fps < float("inf"):
     raise InputError(f"fps is {fps}; it must be a number above 0: try 10")
