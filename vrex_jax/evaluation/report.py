@@ -102,9 +102,18 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     grid[line][0].set_ylabel(label)
   for column, length in enumerate(lengths):
     grid[0][column].set_title(f"{length} frames")
-  handles, labels = grid[0][0].get_legend_handles_labels()
+  # A policy need not be in every panel.
+  handles: dict[str, Any] = {}
+  for axes in grid.flat:
+    shown, labels = axes.get_legend_handles_labels()
+    handles |= dict(zip(labels, shown, strict=True))
+  names = [name for name in names if name in handles]
   figure.legend(
-    handles, labels, loc="outside lower center", fontsize=8, frameon=False
+    [handles[name] for name in names],
+    names,
+    loc="outside lower center",
+    fontsize=8,
+    frameon=False,
   )
   figure.savefig(path, dpi=150)
 
