@@ -321,7 +321,9 @@ def _benchmark(started: float) -> None:
       named={"interrupted": len(done) < total},
       tables={"accuracy.csv": benchmark_report.flat_rows(rows)},
       others={
-        name: functools.partial(pathlib.Path.write_text, data=text)
+        name: functools.partial(
+          pathlib.Path.write_text, data=text, encoding="utf-8"
+        )
         for name, text in texts.items()
       },
       quiet=True,

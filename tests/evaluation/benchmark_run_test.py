@@ -229,6 +229,13 @@ def test_records_are_read_back_and_damage_is_told(done, tmp_path):
     benchmark_cells.records_left(str(tmp_path))
 
 
+def test_records_have_the_fields_that_are_taken_over(done):
+  for record in done.records:
+    assert tuple(record) == benchmark_run.RECORD_FIELDS
+    for answer in record["answers"]:
+      assert tuple(answer) == benchmark_run.ANSWER_FIELDS
+
+
 def test_tasks_and_videos_can_be_chosen(done):
   chosen = benchmark_run.choose(done.clips, ["open"], None)
   assert [clip.name for clip in chosen] == ["v1"]

@@ -58,6 +58,7 @@ CASES = [
   (item("letter", "B"), "A or B", (0, 1)),
   (item("letter", "A"), "An apple", (0, 1)),
   (item("letter", "A"), "", (0, 1)),
+  (item("letter", "K"), "(K) ten", (1, 1)),
   (item("contains", "B"), "AB", (1, 1)),
   (item("digits", "12"), "about 12 times", (1, 1)),
   (item("digits", "12"), "1, then 12", (0, 1)),

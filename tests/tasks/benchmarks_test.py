@@ -10,6 +10,7 @@ from vrex_jax.tasks import benchmark_coin
 from vrex_jax.tasks import benchmark_items
 from vrex_jax.tasks import benchmarks
 
+INFINITE = float("inf")
 PLACES = {
   "coin": ("coin.json", files.COIN),
   "rvs_ego": ("ego4d_oe.json", files.RVS),
@@ -86,6 +87,24 @@ def test_a_folder_s_prompts_replace_ours(tmp_path):
     read(tmp_path, "coin")
 
 
+def test_prompts_that_cannot_be_filled_in_are_refused(tmp_path):
+  path = tmp_path / "prompts.toml"
+  path.write_text('procedure = "Which {count} steps of {tsk}?"')
+  with pytest.raises(
+    InputError, match=r"with \{tsk\}; .* is \{count\}: correct"
+  ):
+    read(tmp_path, "coin")
+  path.write_text('step = "What of {task}?"')
+  with pytest.raises(
+    InputError, match=r"with \{task\}; .* is nothing: correct"
+  ):
+    read(tmp_path, "coin")
+  path.unlink()
+  path.mkdir()
+  with pytest.raises(InputError, match=r"prompts\.toml cannot be read"):
+    read(tmp_path, "coin")
+
+
 def test_rvs_asks_at_the_end_time_in_order(tmp_path):
   clips = read(tmp_path, "rvs_ego")
   assert asked(clips) == [
@@ -123,6 +142,35 @@ def test_mlvu_reads_its_own_form_and_that_of_rekv(tmp_path):
     ("1_plotQA/m1.mp4", None, "plotQA", ("B",), "letter"),
     ("q1.mp4", None, "qaego4d", ("C",), "letter"),
   ]
+
+
+def test_eleven_options_have_letters(tmp_path):
+  eleven = [str(number) for number in range(11)]
+  changes = {
+    "streamingbench": {"options": eleven, "answer": "K"},
+    "ovo": {"options": eleven, "gt": 10},
+    "mlvu": {"candidates": eleven, "answer": "10"},
+  }
+  for name, change in changes.items():
+    annotation = copy.deepcopy(PLACES[name][1][:1])
+    one = annotation[0]
+    one = one["questions"][0] if name == "streamingbench" else one
+    one.update(change)
+    (clip,) = read(tmp_path / name, name, annotation)
+    assert clip.items[0].answer == ("K",)
+    assert "\nK. 10\n" in clip.items[0].text
+
+
+def test_clips_of_one_name_are_told_apart_in_order(tmp_path):
+  again = {**files.RVS[0], "video_path": "movie/v1.mp4"}
+  other = {**files.RVS[0], "video_id": "v1 (2)"}
+  clips = read(tmp_path / "rvs", "rvs_ego", [*files.RVS, again, other, again])
+  assert [clip.name for clip in clips] == ["v1", "v1 (3)", "v1 (2)", "v1 (4)"]
+  for name in ("a", "b"):
+    files.write_json(tmp_path / "mlvu" / f"{name}.json", files.REKV)
+  clips = benchmarks.read_benchmark("mlvu", tmp_path / "mlvu")
+  assert [clip.name for clip in clips] == ["q1.mp4", "q1.mp4 (2)"]
+  assert {clip.video for clip in clips} == {"q1.mp4"}
 
 
 def spoiled(name, change):
@@ -197,6 +245,56 @@ SPOILED = {
     _put(0, "answer", value="green"),
     "'green'; it must be one of its candidates",
   ),
+  "huge segment": (
+    "coin",
+    _put("database", "a1", "annotation", 0, "segment", value=[0, 10**400]),
+    r"a1.annotation\[0\], field 'segment' is \[0, 1000",
+  ),
+  "endless segment": (
+    "coin",
+    _put("database", "a1", "annotation", 0, "segment", value=[0.2, INFINITE]),
+    r"field 'segment' is \[0.2, inf\]; it must be \[start",
+  ),
+  "segment of booleans": (
+    "coin",
+    _put("database", "a1", "annotation", 0, "segment", value=[False, True]),
+    r"field 'segment' is \[False, True\]; it must be \[start",
+  ),
+  "huge end": (
+    "coin",
+    _put("database", "a1", "end", value=10**400),
+    "entry a1, field 'end' is 1000",
+  ),
+  "end before start": (
+    "coin",
+    _put("database", "a1", "end", value=0.1),
+    "entry a1, field 'end' is 0.1; it must be at least its start, 0.2",
+  ),
+  "blank class": (
+    "coin",
+    _put("database", "b2", "class", value=" "),
+    "entry b2, field 'class' is ' '; it must be text that is not blank",
+  ),
+  "blank label": (
+    "coin",
+    _put("database", "a1", "annotation", 2, "label", value=""),
+    r"a1.annotation\[2\], field 'label' is ''; it must be text that",
+  ),
+  "too many options": (
+    "streamingbench",
+    _put(0, "questions", 0, "options", value=list(map(str, range(27)))),
+    r"\[0\].questions\[0\], field 'options' is .* at most 26 texts",
+  ),
+  "too many of OVO": (
+    "ovo",
+    _put(0, "options", value=list(map(str, range(27)))),
+    r"entry \[0\], field 'options' is .* at most 26 texts",
+  ),
+  "too many candidates": (
+    "mlvu",
+    _put(0, "candidates", value=[*map(str, range(26)), "blue"]),
+    r"entry \[0\], field 'candidates' is .* at most 26 texts",
+  ),
   "no object": (
     "ovo",
     _put(1, value=3),
@@ -226,6 +324,12 @@ def test_a_missing_or_partial_file_is_named(tmp_path, name):
     benchmarks.read_benchmark(name, tmp_path)
 
 
+def test_a_file_that_is_nested_too_deeply_is_named(tmp_path):
+  (tmp_path / "coin.json").write_text("[" * 200_000)
+  with pytest.raises(InputError, match=r"coin\.json is nested too deeply"):
+    benchmarks.read_benchmark("coin", tmp_path)
+
+
 def test_an_unknown_benchmark_lists_the_known_ones(tmp_path):
   with pytest.raises(InputError, match="coin, mlvu, ovo, rvs_ego"):
     benchmarks.read_benchmark("coins", tmp_path)
@@ -252,11 +356,36 @@ def test_videos_are_found_in_some_places_and_missing_ones_counted(tmp_path):
     benchmark_items.find_videos(tmp_path, more)
 
 
+def test_a_name_that_no_file_can_have_is_missing(tmp_path):
+  clips = [benchmark_items.Clip("x", "v" * 300, ()),
+           benchmark_items.Clip("y", "..", ())]  # fmt: skip
+  with pytest.raises(InputError, match=r"2 of 2 videos .*: \.\., v+\.\.\.;"):
+    benchmark_items.find_videos(tmp_path, clips)
+
+
+def test_a_file_name_that_two_videos_have_stands_for_neither(tmp_path):
+  clips = benchmark_items.distinct(
+    [benchmark_items.Clip(n, n, ()) for n in ("videos/a.mp4", "y/a.mp4")]
+  )
+  place = tmp_path / "videos" / "a.mp4"
+  place.parent.mkdir()
+  place.write_bytes(b"")
+  find = lambda some: benchmark_items.find_videos(tmp_path, some)
+  assert find(clips[:1]) == {"videos/a.mp4": place}
+  for some in (clips, clips[1:]):
+    with pytest.raises(InputError, match=r"video y/a.mp4 or videos/a.mp4 of"):
+      find(some)
+  (place.parent / "y").mkdir()
+  (place.parent / "y" / "a.mp4").write_bytes(b"")
+  assert len(set(find(clips).values())) == 2
+
+
 def test_times_are_seconds_or_a_clock():
   entry = lambda value: benchmark_items.Entry(None, "x", {"t": value})
   assert entry(3).seconds("t") == 3.0
   assert entry("01:02:03").seconds("t") == 3723.0
   assert entry("02:03.5").seconds("t") == 123.5
-  for wrong in ("1:2:3:4", "a", "-1:00", True, None):
+  for wrong in ("1:2:3:4", "a", "-1:00", "nan", "1:inf", "1e999", "1" * 400,
+                10**400, INFINITE, True, None):  # fmt: skip
     with pytest.raises(InputError, match="field 't' is"):
       entry(wrong).seconds("t")

@@ -37,17 +37,38 @@ def records_left(out: str) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   try:
-    records = [
-      json.loads(line) for line in path.read_text("utf-8").splitlines()
+    # Not splitlines(): JSON leaves U+2028 and its like raw within a line.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [
+      _checked(number, json.loads(line))
+      for number, line in enumerate(lines, start=1)
+      if line
     ]
-    for record in records:
-      _key(record)
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise InputError(
       f"--resume is given and {path} cannot be read ({error}); answers are"
       " taken over from a whole one: leave out --resume"
     ) from error
-  return records
+
+
+def _checked(number: int, record: Any) -> dict[str, Any]:
+  """A record that has all its fields, and so have its answers."""
+  _check_fields(f"line {number}", record, benchmark_run.RECORD_FIELDS)
+  if not isinstance(record["answers"], list):
+    raise ValueError(f"line {number}: 'answers' is no list")
+  for answer in record["answers"]:
+    _check_fields(
+      f"line {number}, answers", answer, benchmark_run.ANSWER_FIELDS
+    )
+  return record
+
+
+def _check_fields(where: str, value: Any, fields: Sequence[str]) -> None:
+  if not isinstance(value, dict):
+    raise ValueError(f"{where}: no object")
+  lacking = [name for name in fields if name not in value]
+  if lacking:
+    raise ValueError(f"{where}: no {', '.join(lacking)}")
 
 
 def _key(record: Mapping[str, Any]) -> tuple[str, str]:

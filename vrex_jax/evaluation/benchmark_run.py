@@ -26,12 +26,40 @@ from vrex_jax.models import prompt
 from vrex_jax.tasks import benchmark_items as items_lib
 
 __all__ = [
+  "ANSWER_FIELDS",
+  "RECORD_FIELDS",
   "check_vocabulary",
   "choose",
   "clip_sources",
   "plan_clips",
   "run_policy",
 ]
+
+RECORD_FIELDS = (
+  "policy",
+  "clip",
+  "video",
+  "answers",
+  "frames",
+  "retrieval_ratio",
+  "past_seen",
+  "kv_bytes",
+  "frame_ms",
+  "compile_s",
+  "overflow",
+)
+"""Fields of a clip's record, in order."""
+ANSWER_FIELDS = (
+  "time_s",
+  "task",
+  "question",
+  "answer",
+  "said",
+  "right",
+  "asked",
+  "word_f1",
+)
+"""Fields of each of its answers."""
 
 
 def choose(

@@ -85,7 +85,7 @@ def _steps(item: items_lib.Item, said: str) -> tuple[float, float]:
 
 def _letter(item: items_lib.Item, said: str) -> tuple[float, float]:
   """The first capital that stands alone; of "(B) a dog", B."""
-  found = re.search(r"(?<![A-Za-z'])[A-J](?![A-Za-z'])", said)
+  found = re.search(r"(?<![A-Za-z'])[A-Z](?![A-Za-z'])", said)
   return found is not None and found.group() == item.answer[0], 1
 
 

@@ -72,13 +72,18 @@ def load_prompts(path: pathlib.Path) -> Mapping[str, str]:
     path: of the file; need not be there.
 
   Raises:
-    InputError: broken TOML, an unknown name, or no text.
+    InputError: no file, broken TOML, an unknown name or placeholder, no text.
   """
   if not path.exists():
     return PROMPTS
   try:
     own = tomllib.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
+  except OSError as error:
+    raise InputError(
+      f"{path} cannot be read ({error.strerror}); it must be a file of"
+      " questions: move it away, or write one"
+    ) from error
+  except (ValueError, RecursionError) as error:
     raise InputError(
       f"{path} is not valid TOML ({error}): correct the file"
     ) from None
@@ -87,6 +92,14 @@ def load_prompts(path: pathlib.Path) -> Mapping[str, str]:
       raise InputError(
         f"{path} sets {name} to {text!r}; it must set texts named"
         f" {', '.join(PROMPTS)}: remove or rename it"
+      )
+    braces = r"{[^{}]*}"
+    filled = re.findall(braces, PROMPTS[name])
+    unknown = [one for one in re.findall(braces, text) if one not in filled]
+    if unknown:
+      raise InputError(
+        f"{path} sets {name} to {text!r} with {unknown[0]}; what is filled in"
+        f" there is {' and '.join(filled) or 'nothing'}: correct the text"
       )
   return {**PROMPTS, **own}
 
@@ -118,7 +131,7 @@ def parse(
   steps = {video.name: _steps(video) for video in videos}
   labels = {
     "step": _categories(text for ones in steps.values() for text, *_ in ones),
-    "task": _categories(_task(video.text("class")) for video in videos),
+    "task": _categories(_task(video.name_text("class")) for video in videos),
   }
   clips = [
     clip
@@ -139,11 +152,11 @@ def _steps(video: items_lib.Entry) -> list[tuple[str, float, float]]:
   for step in video.entries("annotation"):
     segment = step.values.get("segment")
     is_pair = isinstance(segment, list) and len(segment) == 2
-    if not is_pair or not all(isinstance(s, (int, float)) for s in segment):
-      raise step.wrong("segment", segment, "[start, end] in seconds")
-    if not 0 <= segment[0] <= segment[1]:
+    if not is_pair or not all(map(items_lib.is_number, segment)):
+      raise step.wrong("segment", segment, "[start, end] in seconds from 0 on")
+    if segment[0] > segment[1]:
       raise step.wrong("segment", segment, "[start, end], the end not before")
-    label = _step(step.text("label"))
+    label = _step(step.name_text("label"))
     steps.append((label, float(segment[0]), float(segment[1])))
   return steps
 
@@ -187,6 +200,8 @@ def _clips(
 ) -> list[items_lib.Clip]:
   task = _task(video.text("class"))
   span = (video.number("start"), video.number("end"))
+  if span[0] > span[1]:
+    raise video.wrong("end", span[1], f"at least its start, {span[0]:g}")
   clips = [
     _clip(
       video, "task", 0, span, prompts["task"], [task], "label", labels["task"]

@@ -6,27 +6,38 @@ A reader is a pure function of the annotation; videos are looked up and opened
 later (`find_videos`), so that parsing can be tested without any.
 """
 
+import collections
 import json
 import math
+import os
 import pathlib
+import string
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from vrex_jax.errors import InputError
 
 __all__ = [
+  "LETTERS",
   "Clip",
   "Entry",
   "Item",
   "choice_text",
+  "distinct",
   "find_annotation",
   "find_videos",
   "in_order",
+  "is_number",
   "load_entries",
   "load_json",
 ]
 
+LETTERS = string.ascii_uppercase
+"""Of the options of a multiple-choice question."""
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+_LARGEST = 1e12
+_NUMBER = f"a number from 0 on, at most {_LARGEST:g}"
+_CLOCK = f'seconds or "HH:MM:SS", from 0 on, at most {_LARGEST:g} s'
 
 
 class Item(NamedTuple):
@@ -61,6 +72,7 @@ class Clip(NamedTuple):
     start_s: first second that is streamed.
     end_s: last second; None for the video's end.
     question_first: its one question is put before the first frame.
+    namesakes: other videos of the annotation with the same file name.
   """
 
   name: str
@@ -69,6 +81,7 @@ class Clip(NamedTuple):
   start_s: float = 0.0
   end_s: float | None = None
   question_first: bool = False
+  namesakes: tuple[str, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -88,11 +101,18 @@ class Entry(NamedTuple):
     """A field that holds text."""
     return self._of(field, str, "text")
 
+  def name_text(self, field: str) -> str:
+    """A field that holds text that is not blank."""
+    value = self._of(field, str, "text")
+    if not value.strip():
+      raise self.wrong(field, value, "text that is not blank")
+    return value
+
   def number(self, field: str) -> float:
-    """A field that holds a number that is finite and not negative."""
-    value = self._of(field, (int, float), "a number from 0 on")
-    if isinstance(value, bool) or not 0 <= value < float("inf"):
-      raise self.wrong(field, value, "a number from 0 on")
+    """A field that holds a number, see `is_number`."""
+    value = self._of(field, (int, float), _NUMBER)
+    if not is_number(value):
+      raise self.wrong(field, value, _NUMBER)
     return float(value)
 
   def whole(self, field: str) -> int:
@@ -104,22 +124,30 @@ class Entry(NamedTuple):
 
   def seconds(self, field: str) -> float:
     """A field that holds a time, in seconds or as "HH:MM:SS"."""
-    value = self._of(field, (int, float, str), 'seconds or "HH:MM:SS"')
+    value = self._of(field, (int, float, str), _CLOCK)
     if not isinstance(value, str):
       return self.number(field)
     try:
       parts = [float(part) for part in value.split(":")]
     except ValueError:
       parts = []
-    if not 1 <= len(parts) <= 3 or min(parts) < 0:
-      raise self.wrong(field, value, 'seconds or "HH:MM:SS"')
-    return sum(part * 60**place for place, part in enumerate(reversed(parts)))
+    total = sum(part * 60**place for place, part in enumerate(parts[::-1]))
+    if not 1 <= len(parts) <= 3 or not all(map(is_number, [*parts, total])):
+      raise self.wrong(field, value, _CLOCK)
+    return total
 
   def texts(self, field: str) -> list[str]:
     """A field that holds a list of texts, at least one."""
     values = self._of(field, list, "a list of texts")
     if not values or not all(isinstance(one, str) for one in values):
       raise self.wrong(field, values, "a list of texts")
+    return values
+
+  def options(self, field: str) -> list[str]:
+    """A field that holds a list of texts, at most one for each letter."""
+    values = self.texts(field)
+    if len(values) > len(LETTERS):
+      raise self.wrong(field, values, f"at most {len(LETTERS)} texts")
     return values
 
   def entries(self, field: str) -> list["Entry"]:
@@ -158,8 +186,24 @@ class Entry(NamedTuple):
     return value
 
 
+def is_number(value: Any) -> bool:
+  """Whether it is a number from 0 on that is not absurdly large.
+
+  Example:
+    >>> is_number(1.5), is_number(10**400), is_number(float("nan"))
+    (True, False, False)
+  """
+  is_bool = isinstance(value, bool)
+  return (
+    isinstance(value, (int, float)) and not is_bool and (0 <= value <= _LARGEST)
+  )
+
+
 def _short(value: Any) -> str:
-  text = repr(value)
+  try:
+    text = repr(value)
+  except RecursionError:
+    return "nested too deeply"
   return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -167,7 +211,7 @@ def load_json(path: pathlib.Path) -> Any:
   """What a JSON file holds.
 
   Raises:
-    InputError: it is missing, or no JSON.
+    InputError: it is missing, no JSON, or nested too deeply.
   """
   try:
     return json.loads(path.read_text(encoding="utf-8"))
@@ -176,6 +220,11 @@ def load_json(path: pathlib.Path) -> Any:
       f"{path} cannot be read ({error.strerror}); the benchmark's annotation is"
       " expected there: put it there, or name its folder with --data"
     ) from error
+  except RecursionError:
+    raise InputError(
+      f"{path} is nested too deeply; the benchmark's annotation is expected:"
+      " get it again"
+    ) from None
   except ValueError as error:
     raise InputError(
       f"{path} is no JSON ({error}); it may have been cut off: get it again"
@@ -236,8 +285,8 @@ def find_videos(
 ) -> dict[str, pathlib.Path]:
   """Where the videos of all clips are.
 
-  A name is looked up below the folder, below its `videos` or `video`, and there
-  by its last part; another suffix will do.
+  A name is looked up below the folder and below its `videos` or `video`, then
+  there by its last part; another suffix will do.
 
   Args:
     data: the benchmark's folder.
@@ -247,13 +296,28 @@ def find_videos(
     Name -> path.
 
   Raises:
-    InputError: some are missing; says how many and names the first.
+    InputError: some are missing (says how many and names the first), or one
+      is there by its last part only, which another one has too.
   """
   names = sorted({clip.video for clip in clips})
-  found = {name: _find_video(data, name) for name in names}
+  whole = {name: _first_video(data, _relative(name)) for name in names}
+  last = {
+    name: _first_video(data, pathlib.PurePosixPath(_relative(name).name))
+    for name in names
+    if whole[name] is None
+  }
+  for clip in _with_namesakes(clips):
+    if last.get(clip.video) and clip.namesakes:
+      raise InputError(
+        f"{last[clip.video]} may be video {_clipped(clip.video)} or"
+        f" {_clipped(clip.namesakes[0])} of the annotation, which share a file"
+        f" name: put each into its own folder below {data}"
+      )
+  found = {**whole, **last}
   missing = [name for name, path in found.items() if path is None]
   if missing:
-    listed = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+    listed = ", ".join(map(_clipped, missing[:10]))
+    listed += ", ..." if len(missing) > 10 else ""
     raise InputError(
       f"{len(missing)} of {len(names)} videos that the annotation names are not"
       f" in {data} or its folder videos: {listed}; put them there, or evaluate"
@@ -262,19 +326,75 @@ def find_videos(
   return {name: path for name, path in found.items() if path is not None}
 
 
-def _find_video(data: pathlib.Path, name: str) -> pathlib.Path | None:
-  whole = pathlib.PurePosixPath(name)
-  parts = [part for part in whole.parts if part not in (".", "/")]
-  relative = [pathlib.PurePosixPath(*parts), pathlib.PurePosixPath(whole.name)]
+def _relative(name: str) -> pathlib.PurePosixPath:
+  parts = pathlib.PurePosixPath(name).parts
+  return pathlib.PurePosixPath(*(part for part in parts if part != "/"))
+
+
+def _first_video(
+  data: pathlib.Path, relative: pathlib.PurePosixPath
+) -> pathlib.Path | None:
+  if relative.name in ("", ".."):
+    return None
   for folder in (data, data / "videos", data / "video"):
-    for one in relative:
-      path = folder / one
-      stems = [path] if path.suffix else []
-      stems += [path.with_suffix(suffix) for suffix in _SUFFIXES]
-      for candidate in stems:
-        if candidate.is_file() and candidate.suffix != ".npy":
-          return candidate
+    path = folder / relative
+    stems = [path] if path.suffix else []
+    stems += [path.with_suffix(suffix) for suffix in _SUFFIXES]
+    for candidate in stems:
+      # Not Path.is_file(), which raises for a name that is too long.
+      if os.path.isfile(candidate) and candidate.suffix != ".npy":
+        return candidate
   return None
+
+
+def _clipped(name: str) -> str:
+  return name if len(name) <= 60 else f"{name[:57]}..."
+
+
+def distinct(clips: Sequence[Clip]) -> list[Clip]:
+  """Clips with a name each, in order, and with their namesakes.
+
+  The second of two that share a name has " (2)" behind it.
+
+  Args:
+    clips: of a reader.
+
+  Example:
+    >>> clips = [Clip("v1", "x/a.mp4", ()), Clip("v1", "y/a.mp4", ())]
+    >>> [clip.name for clip in distinct(clips)]
+    ['v1', 'v1 (2)']
+  """
+  taken = {clip.name for clip in clips}
+  count: collections.Counter[str] = collections.Counter()
+  named = []
+  for clip in clips:
+    name = clip.name
+    count[name] += 1
+    if count[name] > 1:
+      while (name := f"{clip.name} ({count[clip.name]})") in taken:
+        count[clip.name] += 1
+      taken.add(name)
+    named.append(clip._replace(name=name))
+  return _with_namesakes(named)
+
+
+def _with_namesakes(clips: Sequence[Clip]) -> list[Clip]:
+  """Clips that know the other videos with their file name, less suffix."""
+  sharing: dict[str, dict[pathlib.PurePosixPath, str]] = {}
+  for clip in clips:
+    for name in (clip.video, *clip.namesakes):
+      relative = _relative(name)
+      sharing.setdefault(relative.stem, {}).setdefault(relative, name)
+  return [
+    clip._replace(
+      namesakes=tuple(
+        name
+        for relative, name in sharing[_relative(clip.video).stem].items()
+        if relative != _relative(clip.video)
+      )
+    )
+    for clip in clips
+  ]
 
 
 def in_order(items: Iterable[Item]) -> tuple[Item, ...]:
@@ -304,11 +424,8 @@ def choice_text(question: str, options: Sequence[str]) -> str:
     option
     if option.lstrip().startswith((f"{letter}.", f"{letter})", f"({letter})"))
     else f"{letter}. {option}"
-    for letter, option in zip(_LETTERS, options, strict=False)
+    for letter, option in zip(LETTERS, options, strict=False)
   ]
   return "\n".join(
     [question, *lettered, "Answer with the letter of the right option only."]
   )
-
-
-_LETTERS = "ABCDEFGHIJ"

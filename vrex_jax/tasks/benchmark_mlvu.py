@@ -56,13 +56,13 @@ def parse(entries: Sequence[items_lib.Entry]) -> list[items_lib.Clip]:
   asked: dict[str, list[items_lib.Item]] = {}
   for entry in entries:
     if "conversations" in entry.values:
-      items = asked.setdefault(entry.text("video_path"), [])
+      items = asked.setdefault(entry.name_text("video_path"), [])
       items += [
         _item(question, "choices")
         for question in entry.entries("conversations")
       ]
     elif "candidates" in entry.values:
-      video = f"{entry.file.stem}/{entry.text('video')}"
+      video = f"{entry.file.stem}/{entry.name_text('video')}"
       asked.setdefault(video, []).append(_item(entry, "candidates"))
     elif "question" not in entry.values:
       raise entry.wrong("question", None, "text")
@@ -73,14 +73,14 @@ def parse(entries: Sequence[items_lib.Entry]) -> list[items_lib.Clip]:
 
 
 def _item(entry: items_lib.Entry, field: str) -> items_lib.Item:
-  options = entry.texts(field)
+  options = entry.options(field)
   answer = entry.text("answer")
   if answer not in options:
     raise entry.wrong("answer", answer, f"one of its {field}")
   return items_lib.Item(
     time_s=None,
     text=items_lib.choice_text(entry.text("question"), options),
-    answer=("ABCDEFGHIJ"[options.index(answer)],),
+    answer=(items_lib.LETTERS[options.index(answer)],),
     how="letter",
     group=entry.text("question_type"),
     question=entry.text("question"),

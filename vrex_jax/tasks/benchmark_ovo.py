@@ -57,7 +57,7 @@ def parse(entries: Sequence[items_lib.Entry]) -> list[items_lib.Clip]:
     if task not in _CATEGORY:
       raise entry.wrong("task", task, f"one of {', '.join(_CATEGORY)}")
     new = _repeated(entry, task) if "test_info" in entry.values else None
-    items = asked.setdefault(entry.text("video"), [])
+    items = asked.setdefault(entry.name_text("video"), [])
     items += [_choice(entry, task)] if new is None else new
   return [
     items_lib.Clip(
@@ -70,7 +70,7 @@ def parse(entries: Sequence[items_lib.Entry]) -> list[items_lib.Clip]:
 
 
 def _choice(entry: items_lib.Entry, task: str) -> items_lib.Item:
-  options = entry.texts("options")
+  options = entry.options("options")
   right = entry.whole("gt")
   if right >= len(options):
     raise entry.wrong(
@@ -79,7 +79,7 @@ def _choice(entry: items_lib.Entry, task: str) -> items_lib.Item:
   return items_lib.Item(
     time_s=entry.seconds("realtime"),
     text=items_lib.choice_text(entry.text("question"), options),
-    answer=("ABCDEFGHIJ"[right],),
+    answer=(items_lib.LETTERS[right],),
     how="contains",
     group=f"{_CATEGORY[task]}/{task}",
     question=entry.text("question"),

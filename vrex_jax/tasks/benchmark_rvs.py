@@ -41,8 +41,8 @@ def parse(entries: list[items_lib.Entry]) -> list[items_lib.Clip]:
   """
   return [
     items_lib.Clip(
-      name=entry.text("video_id"),
-      video=entry.text("video_path"),
+      name=entry.name_text("video_id"),
+      video=entry.name_text("video_path"),
       items=items_lib.in_order(
         map(_item, entry.entries("conversations")),
       ),

@@ -59,7 +59,7 @@ def parse(
   """
   asked: dict[str, list[items_lib.Item]] = {}
   for entry in entries:
-    items = asked.setdefault(entry.text("video_path"), [])
+    items = asked.setdefault(entry.name_text("video_path"), [])
     items += [
       _item(question, subset) for question in entry.entries("questions")
     ]
@@ -74,9 +74,9 @@ def parse(
 
 
 def _item(question: items_lib.Entry, subset: str) -> items_lib.Item:
-  options = question.texts("options")
+  options = question.options("options")
   answer = question.text("answer").strip().upper()
-  if answer not in "ABCDEFGHIJ"[: len(options)] or len(answer) != 1:
+  if answer not in items_lib.LETTERS[: len(options)] or len(answer) != 1:
     raise question.wrong(
       "answer", answer, f"the letter of one of {len(options)} options"
     )

@@ -20,7 +20,7 @@ BENCHMARKS = {
 
 
 def read_benchmark(name: str, data: pathlib.Path) -> list[items_lib.Clip]:
-  """Clips with their questions.
+  """Clips with their questions, no two of one name.
 
   Args:
     name: key of `BENCHMARKS`.
@@ -47,4 +47,4 @@ def read_benchmark(name: str, data: pathlib.Path) -> list[items_lib.Clip]:
       f"the annotation of {name} in {data} has no question that is evaluated:"
       " get it again"
     )
-  return asked
+  return items_lib.distinct(asked)
