@@ -58,6 +58,14 @@ def test_the_interval_covers_as_often_as_it_says():
   assert 0.88 <= covered / 200 <= 0.99
 
 
+def test_the_interval_is_as_wide_as_95_per_cent_of_a_normal_law():
+  """1.96 standard errors of the mean over streams of equal size."""
+  right = np.random.default_rng(1).binomial(20, 0.7, 400).astype(float)
+  _, (low, high) = scores.accuracy(scores.Tally(right, np.full(400, 20.0)))
+  error = np.std(right / 20) / 20.0
+  assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.08)
+
+
 def test_a_constant_difference_has_no_width():
   asked = np.array([10.0, 20.0, 30.0])
   one = scores.Tally(0.8 * asked, asked)

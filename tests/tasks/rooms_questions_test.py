@@ -75,6 +75,18 @@ def test_answers_are_the_only_ones():
   assert kinds == set(rooms_questions.KINDS)
 
 
+def test_all_that_is_counted_is_evidence():
+  counted = 0
+  for story, time in told():
+    seen = sightings(story, time)
+    for question in rooms_questions.questions_at(story, time):
+      if question.kind == "count":
+        expected = [row[0] for row in seen if row[2] == question.keys[0]]
+        np.testing.assert_array_equal(question.evidence(story), expected)
+        counted += runs(expected) > 1
+  assert counted > 5
+
+
 def test_evidence_shows_the_answer_before_it_is_asked_for():
   for story, time in told():
     for question in rooms_questions.questions_at(story, time):
