@@ -10,6 +10,7 @@ imported when a side is asked for, and not before.
 """
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -161,8 +162,12 @@ def _hf_steps(
     for layer, (key, value) in zip(cache.layers, past, strict=True):
       layer.keys, layer.values = key, value
 
+  # `cache` since transformers 5.24.
+  known = inspect.signature(model.forward).parameters
+  name = "cache" if "cache" in known else "past_key_values"
+
   def run(hidden):
-    out = model(inputs_embeds=hidden, past_key_values=cache, use_cache=True)
+    out = model(inputs_embeds=hidden, use_cache=True, **{name: cache})
     return out.last_hidden_state
 
   return [_Step("hf", reset, run)]
