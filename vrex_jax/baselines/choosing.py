@@ -17,6 +17,7 @@ __all__ = [
   "HEAD_RULES",
   "asking_rows",
   "chunk_slots",
+  "count_groups",
   "highest",
   "keep_all",
   "one_part",
@@ -135,6 +136,21 @@ def one_part(
   part = policy_lib.Part(slots=slots, **rules)
   counts = policy_lib.zero_counts((view.num_kv_heads,))
   return policy_lib.Selection(parts=(part,)), counts
+
+
+def count_groups(
+  counts: policy_lib.Counts, live: Int, query: Float, asks: Bool
+) -> policy_lib.Counts:
+  """Counts of groups (clusters, pages) that all asking rows have scored.
+
+  Args:
+    counts: of one part.
+    live: i32[K], groups.
+    query: f32[K, G, M, H], as of `asking_rows`.
+    asks: b[M], likewise.
+  """
+  rows = query.shape[1] * jnp.sum(asks, dtype=jnp.int32)
+  return counts._replace(groups_live=live, groups_scored=live * rows)
 
 
 def chunk_slots(chunk: policy_lib.Chunk, num_slots: int) -> Bool:

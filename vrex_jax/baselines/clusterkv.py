@@ -118,8 +118,7 @@ def clusterkv(
     slots = choosing.to_rows(chosen | loose[:, None], heads)
     selection, counts = choosing.one_part(view, slots)
     live = jnp.sum(size > 0, axis=-1, dtype=jnp.int32)
-    rows = query.shape[1] * jnp.sum(asks, dtype=jnp.int32)
-    counts = counts._replace(groups_live=live, groups_scored=live * rows)
+    counts = choosing.count_groups(counts, live, query, asks)
     return selection, state, counts
 
   def write(state, view, chunk_, stage):

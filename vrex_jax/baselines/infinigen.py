@@ -254,6 +254,8 @@ def partial_basis(
     >>> partial_basis(np.diag([1.0, 3.0]), np.eye(2), 1).round().tolist()
     [[0.0], [1.0]]
   """
-  turn = np.linalg.svd(query, full_matrices=True)[2].T
+  # The triangle of M rows is H × H, and has their right singular vectors.
+  triangle = np.linalg.qr(query, mode="r")
+  turn = np.linalg.svd(triangle, full_matrices=True)[2].T
   size = sum(np.abs(rows @ turn).sum(axis=0) for rows in (query, key))
   return turn[:, np.argsort(-size, kind="stable")[:columns]]
