@@ -21,6 +21,7 @@ __all__ = [
   "highest",
   "keep_all",
   "one_part",
+  "products",
   "set_of",
   "to_rows",
 ]
@@ -57,6 +58,27 @@ def asking_rows(
     valid = jnp.any(valid)[None]
     length = 1
   return query.reshape(kv_heads, heads // kv_heads, length, width), valid
+
+
+def products(query: Float, table: Float) -> Float:
+  """q · r of every asking row and every row r of its head's table.
+
+  One product a head: XLA for CPUs turns a whole table round in memory before a
+  product over several heads.
+
+  Args:
+    query: f32[K, G, M, H], as of `asking_rows`.
+    table: f32[K, P, H].
+
+  Returns:
+    f32[K, G, M, P].
+  """
+  heads, group, length, width = query.shape
+  rows = query.reshape(heads, group * length, width)
+  each = [
+    jnp.einsum("mh,ph->mp", rows[head], table[head]) for head in range(heads)
+  ]
+  return jnp.stack(each).reshape(heads, group, length, table.shape[1])
 
 
 @jax.jit

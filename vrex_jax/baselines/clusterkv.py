@@ -107,7 +107,7 @@ def clusterkv(
     del stage
     clusters = state.clusters
     query, asks = choosing.asking_rows(queries, view.num_kv_heads, chunk)
-    score = jnp.einsum("kgmh,kch->kgmc", query, clusters.center[layer])
+    score = choosing.products(query, clusters.center[layer])
     score = jnp.where(asks[None, None, :, None], score, -jnp.inf)
     number = state.budget.of(view.seen) - sink_tokens
     size, label = clusters.size[layer], clusters.label[layer]

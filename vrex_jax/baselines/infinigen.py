@@ -150,9 +150,9 @@ def _make(factory, given) -> policy_lib.KVPolicy:
   def select(state, view, layer, queries, stage):
     del stage
     query, asks = choosing.asking_rows(queries, view.num_kv_heads, chunk)
-    score = jnp.einsum(
-      "kgmh,khc,ksc->kgms", query, state.basis[layer], state.key[layer]
-    ) * (query.shape[-1] ** -0.5)
+    turned = jnp.einsum("kgmh,khc->kgmc", query, state.basis[layer])
+    score = choosing.products(turned, state.key[layer])
+    score = score * query.shape[-1] ** -0.5
     score = jnp.where(asks[None, None, :, None], score, -jnp.inf)
     live = bitmap.unpack(view.live)
     score = jnp.where(live[None, None], jnp.max(score, axis=2), -jnp.inf)

@@ -154,7 +154,7 @@ def retroinfer(
 def _ranks(state: State, layer: int, query: Float, asks: Bool) -> Float:
   """Softmax over clusters, added over rows: f32[K, C], -inf where empty."""
   held = state.clusters.size[layer] > 0
-  score = jnp.einsum("kgth,kch->kgtc", query, state.clusters.center[layer])
+  score = choosing.products(query, state.clusters.center[layer])
   score = score * query.shape[-1] ** -0.5
   score = jnp.where(held[:, None, None], score, -1e30)
   weight = jax.nn.softmax(score, axis=-1)
