@@ -192,7 +192,7 @@ def _points(model, engine: bool) -> list[hardware_rows.Point]:
   batches = _numbers(_BATCH, 1)
   if _TRACE.value is not None:
     trace = trace_lib.load(pathlib.Path(_TRACE.value))
-    name = f"trace {pathlib.Path(_TRACE.value).parent.name}"
+    name = f"trace {pathlib.Path(_TRACE.value).absolute().parent.name}"
     if _TRANSFER.value == "none":
       return [hardware_rows.traced(model, trace, name, **options)]
     make = functools.partial(

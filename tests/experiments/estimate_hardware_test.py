@@ -107,7 +107,7 @@ MISTAKES = {
     (*TRANSFER, "--resident_tokens=5"),
     "--resident_tokens is given beside --trace",
   ),
-  "no trace": (("--trace=words.npz",), "is not a trace"),
+  "no trace": (("--trace=words.npz",), "is not a trace (no npz file)"),
   "unknown policy": (("--policy=quest",), "no published ratios"),
   "unknown model": (("--model=gpt",), "unknown preset"),
   "unknown platform": (("--platform=h100",), "unknown platform"),
