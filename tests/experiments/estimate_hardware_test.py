@@ -116,8 +116,13 @@ MISTAKES = {
   "words for streams": (("--batch=1,x",), "try --batch=1\n"),
   "no platform": (("--platform=",), "--platform is empty"),
   "no tokens": (("--cache_tokens=0",), "from 1 to"),
-  "too many streams": (
-    ("--batch=16", "--platform=vrex8", "--cache_tokens=40960"),
+  "too many streams": (  # for a chip with the memory devices of its base
+    (
+      "--batch=16",
+      "--platform=chip.toml",
+      "--cache_tokens=40960",
+      "--memory=validated",
+    ),
     "resv, a batch of 16 over 40960 cached tokens, needs 48.0 GB",
   ),
   "empty out": (("--out=",), "--out is empty"),
