@@ -307,9 +307,9 @@ def main(arguments: Sequence[str]) -> None:
     return
   model = presets.preset(_MODEL.value)
   found = [platforms.named(name) for name in _PLATFORM.value]
+  rows = _rows(found, model)
   if _TRACE.value is not None:
     _say_assumptions(trace_lib.load(pathlib.Path(_TRACE.value)), model)
-  rows = _rows(found, model)
   print("all figures are modelled\n")
   if _MEMORY.value == "validated":
     print(
