@@ -299,11 +299,12 @@ def main(arguments: Sequence[str]) -> None:
         stopped,
       )
     interrupted = stopped()
-  write(interrupted=interrupted)
+  done = [row for row in rows if row["closed"] is not None]
+  gap = sweep_tables.gaps(done) if done else None
+  write(interrupted=interrupted, gap=gap)
   print(sweep_tables.assumptions(_PLATFORM.value, _MODEL.value,
                                  _CACHE_TOKENS.value))  # fmt: skip
   print(sweep_tables.table(rows))
-  done = [row for row in rows if row["closed"] is not None]
   if done:
     print(f"\n{sweep_tables.gap_table(done)}")
   if interrupted:

@@ -161,6 +161,12 @@ def test_tables_say_settings_and_gaps(rows):
   kept = rows[1]["kept"]["frame"]
   assert f"kept of frames {100 * (0.5 - kept):+.1f}" in gaps
   assert "3/4" in gaps
+  (mass,) = {
+    round(sweep_tables.gaps([rows[1], rows[1]])["mass"]["frame"][name], 6)
+    for name in ("mean", "largest")
+  }
+  assert mass == pytest.approx(0.6 - rows[1]["mass"]["frame"], abs=1e-6)
+  assert sweep_tables.gaps([rows[1]])["recall"]["question"] is None
   assert "modelled" in sweep_tables.assumptions("vrex8", "llama3-8b", 40960)
 
 
