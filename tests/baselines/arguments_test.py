@@ -37,6 +37,8 @@ from vrex_jax.baselines import choosing
     ("infinipot_v(kernels=2)", "kernels is 2; it must be odd"),
     ("inf_mllm(age=steps)", "age is 'steps'; .* share, tokens"),
     ("livevlm(ratio=2)", "ratio is 2; it must be a number from 0 to 1"),
+    ("livevlm(stages=answer)", r"stages is \('answer',\); .* try stages="),
+    ("rekv(stages=('frame', 'answer'))", "an answer reads what its question"),
     ("rekv(frames=0)", "frames is 0; .* from 1 to .*: try frames=1"),
     ("h2o(heavy=-0.1)", "heavy is -0.1; .* share of the past above 0.0"),
   ],

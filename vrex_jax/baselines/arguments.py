@@ -32,6 +32,7 @@ __all__ = [
   "Published",
   "budget_knobs",
   "canonical_name",
+  "check_answers",
   "check_at_most",
   "check_budget",
   "check_divides",
@@ -315,6 +316,24 @@ def stages_of(
       f" {', '.join(policy_lib.STAGES)}: try stages=all"
     )
   return named
+
+
+def check_answers(policy: str, stages: tuple[str, ...]) -> None:
+  """Refuses answers that would read a choice which no question has made.
+
+  Args:
+    policy: one whose answers read what their question chose.
+    stages: it retrieves in.
+
+  Raises:
+    InputError: answers are among them and questions are not.
+  """
+  if "answer" in stages and "question" not in stages:
+    raise InputError(
+      f"{policy}: stages is {stages}; an answer reads what its question has"
+      " chosen, so that both retrieve or neither: try"
+      " stages=('question', 'answer')"
+    )
 
 
 def canonical_name(
