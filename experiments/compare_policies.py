@@ -33,6 +33,7 @@ on two cores, less the dense prefills, which are shared.
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -197,6 +198,11 @@ def _check_flags() -> tuple[list[str], list[matched.Case]]:
       f"--parts is {','.join(parts)} and --video is {_VIDEO.value}; the part"
       " clip needs a video, and nothing else does: give both or neither"
     )
+  if not math.isfinite(_MEMORY_BYTES.value):
+    raise InputError(
+      f"--memory_bytes is {_MEMORY_BYTES.value}; it must be a number of bytes:"
+      " try --memory_bytes=1e9"
+    )
   if _RESUME.value and _OUT.value is None:
     raise InputError(
       "--resume is given without --out; rows are taken over from that folder:"
@@ -253,11 +259,19 @@ def _source() -> session_plan.Source:
   return source
 
 
-def _questions(source: session_plan.Source) -> list[questions_lib.Question]:
+def _questions(
+  source: session_plan.Source | None,
+) -> list[questions_lib.Question]:
+  """What the clip is asked; a time past its end is told before the work."""
+  end_s = 0.0 if source is None else source.end_s or 0.0
   asked = questions_lib.parse_questions(_QUESTION.value)
-  return list(asked) or [
-    questions_lib.Question(source.end_s or 0.0, "room-now - - ?")
-  ]
+  if asked and source is None:
+    raise InputError(
+      "--question is given without the part clip, and nothing else asks it:"
+      " leave it out, or add --parts=clip and --video"
+    )
+  questions_lib.check_times(asked, end_s)
+  return list(asked) or [questions_lib.Question(end_s, "room-now - - ?")]
 
 
 def _write(rows: Sequence[dict[str, Any]], started: float, **named: Any):
@@ -289,6 +303,7 @@ def _run(
   parts: Sequence[str],
   cases: Sequence[matched.Case],
   source: session_plan.Source | None,
+  questions: Sequence[questions_lib.Question],
   ledger: compare.Ledger,
 ) -> None:
   if {"qa", "clip"} & set(parts):
@@ -306,9 +321,7 @@ def _run(
       options = session_plan.Options(
         max_tokens=_MAX_TOKENS.value, resident_tokens=_RESIDENT_TOKENS.value
       )
-      compare.clip(
-        rooms.model, source, _questions(source), options, cases, ledger
-      )
+      compare.clip(rooms.model, source, questions, options, cases, ledger)
   if "step" in parts:
     alone = len(parts) == 1
     plan = plans.Plan(
@@ -328,13 +341,15 @@ def main(arguments: Sequence[str]) -> None:
   started = time.time()
   parts, cases = _check_flags()
   source = None if _VIDEO.value is None else _source()
+  questions = _questions(source)
   rows: list[dict[str, Any]] = []
   if _RESUME.value:
     rows = resume.rows_left(_OUT.value, command.settings())
     print(f"taken over from {_OUT.value}: {len(rows)} rows")
   with interrupt.graceful(_ANSWER) as stopped:
     write = lambda: _write(rows, started, interrupted=True)
-    _run(parts, cases, source, compare.Ledger(rows, write, stopped))
+    ledger = compare.Ledger(rows, write, stopped)
+    _run(parts, cases, source, questions, ledger)
     interrupted = stopped()
   _write(rows, started, interrupted=interrupted)
   print(compare_report.tables(rows))
