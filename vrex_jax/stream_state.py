@@ -75,13 +75,13 @@ class StreamConfig:
   def __post_init__(self):
     if self.lookahead not in (0, 1):
       raise ValueError(
-        f"lookahead is {self.lookahead}; it must be 0 or 1: selections can"
-        " be made at most one layer ahead"
+        f"lookahead is {self.lookahead}; it must be 0 or 1, since a selection"
+        " is made at most one layer ahead: try lookahead=1"
       )
     if self.lookahead_query not in ("own", "next"):
       raise ValueError(
-        f"lookahead_query is {self.lookahead_query!r}; it must be own or"
-        " next: see the stream's design page"
+        f"lookahead_query is {self.lookahead_query!r}; it must be own (this"
+        " layer's query) or next (the next layer's): try lookahead_query=own"
       )
 
   @property
