@@ -84,7 +84,7 @@ METHODS = [
     "retroinfer(exact_share=0.01, estimated_share=0.5, block=8,"
     " cluster_tokens=4, recent_tokens=4, stages=all)",
     {"exact_share": 1.0},
-    None,
+    16,  # sinks, a block that is not full or recent tokens, one cluster
   ),
   ("h2o(heavy=1, recent=1)", {"recent_tokens": 2**30}, 2),
   ("h2o(heavy=0.05, recent=2, heads=kv)", {"recent_tokens": 2**30}, 12),
