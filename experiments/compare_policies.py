@@ -193,6 +193,11 @@ def _check_flags() -> tuple[list[str], list[matched.Case]]:
       f"--variants is {','.join(variants)}, which none of the policies has; the"
       " stages of those that evict are all: add all"
     )
+  if "step" in parts and not compare.step_policies(_plan(), cases):
+    raise InputError(
+      f"--variants is {','.join(variants)} and --parts has step, which times"
+      " what retrieves at frames: add all, or leave out step"
+    )
   if ("clip" in parts) != (_VIDEO.value is not None):
     raise InputError(
       f"--parts is {','.join(parts)} and --video is {_VIDEO.value}; the part"
@@ -212,6 +217,15 @@ def _check_flags() -> tuple[list[str], list[matched.Case]]:
   if _OUT.value is not None:
     plotting.check_installed()
   return parts, cases
+
+
+def _plan() -> plans.Plan:
+  return plans.Plan(
+    shape=_SHAPE.value,
+    cache_tokens=_CACHE_TOKENS.value,
+    frame_tokens=_FRAME_TOKENS.value,
+    seed=_SEED.value,
+  )
 
 
 def _rooms() -> compare.Rooms:
@@ -324,15 +338,9 @@ def _run(
       compare.clip(rooms.model, source, questions, options, cases, ledger)
   if "step" in parts:
     alone = len(parts) == 1
-    plan = plans.Plan(
-      shape=_SHAPE.value,
-      cache_tokens=_CACHE_TOKENS.value,
-      frame_tokens=_FRAME_TOKENS.value,
-      seed=_SEED.value,
-    )
     with timing.pinned(1) if alone else contextlib.nullcontext():
       threads = 1 if alone else record.usable_cores()
-      setting = compare_step.random_setting(plan, threads)
+      setting = compare_step.random_setting(_plan(), threads)
       compare.step(setting, cases, ledger, rounds=_ROUNDS.value)
 
 

@@ -28,6 +28,14 @@ MISTAKES = {
     ["--policies=h2o", "--variants=asked"],
     "--variants is asked, which none of the policies has",
   ),
+  "no frames": (
+    ["--parts=step", "--policies=quest", "--variants=asked"],
+    "--variants is asked and --parts has step",
+  ),
+  "too few": (
+    ["--parts=step", "--shares=0.05", "--cache_tokens=200"],
+    "--shares has 0.05, of --cache_tokens=200 too few for snapkv",
+  ),
   "disturb": (["--disturb=noise"], "--disturb is 'noise'"),
   "no clip": (["--parts=clip"], "--video is None; the part clip needs a video"),
   "clip alone": (["--video=a.mp4"], "the part clip needs a video, and nothing"),
