@@ -4,6 +4,7 @@ A state is one pytree, passed in and returned; callers donate it, so that the
 cache is updated in place.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ __all__ = [
   "Snapshot",
   "StreamConfig",
   "StreamState",
+  "check_fits",
   "compact",
   "init",
   "restore",
@@ -158,6 +160,21 @@ def retrieving_layers(
     ]
     for stage in policy_lib.STAGES
   ]
+
+
+def check_fits(config: StreamConfig, policy: policy_lib.KVPolicy) -> None:
+  """Refuses, before any work, a policy that cannot begin with these shapes.
+
+  Nothing is allocated. Policies that read weights or a sample, or whose `init`
+  does what cannot be traced, are refused by `init` alone.
+
+  Raises:
+    InputError: an argument does not fit, such as a budget above the capacity.
+  """
+  if policy.needs.weights or policy.needs.sample:
+    return
+  with contextlib.suppress(jax.errors.JAXTypeError):
+    jax.eval_shape(lambda: policy.init(spec_of(config), {}, policy.knobs, None))
 
 
 def init(

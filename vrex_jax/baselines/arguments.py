@@ -161,7 +161,8 @@ def read_budget(
       is a number, not in a sweep).
   """
   tokens, share = knobs[f"{name}_tokens"], knobs[f"{name}_share"]
-  tokens = fitting(policy, name, tokens, spec)
+  # A share fits every method, whole pages and sinks or not.
+  tokens = fitting(policy, name, tokens, spec, hint=0.25)
   return Budget(
     tokens=jnp.asarray(tokens, jnp.int32), share=jnp.asarray(share, jnp.float32)
   )
@@ -203,10 +204,23 @@ def check_divides(policy: str, name: str, value: int, whole: int) -> None:
     )
 
 
-def fitting(policy: str, name: str, value: Any, spec: policy_lib.Spec) -> Any:
+def fitting(
+  policy: str,
+  name: str,
+  value: Any,
+  spec: policy_lib.Spec,
+  hint: float | None = None,
+) -> Any:
   """The value; refuses more tokens than the cache has slots.
 
   A traced value passes, a published default is cut to the slots.
+
+  Args:
+    policy: whose argument.
+    name: of it.
+    value: as given.
+    spec: of the stream.
+    hint: a value that does; a quarter of the slots when None.
 
   Raises:
     InputError: more were given than fit.
@@ -214,9 +228,10 @@ def fitting(policy: str, name: str, value: Any, spec: policy_lib.Spec) -> Any:
   if isinstance(value, Published):
     return min(int(value), spec.capacity)
   if isinstance(value, int) and spec.capacity < value < UNLIMITED:
+    hint = max(1, spec.capacity // 4) if hint is None else hint
     raise InputError(
       f"{policy}: {name} is {value}; it must not exceed the {spec.capacity}"
-      f" slots of the cache: try {name}={max(1, spec.capacity // 4)}"
+      f" slots of the cache: try {name}={hint}"
     )
   return value
 
