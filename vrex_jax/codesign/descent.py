@@ -158,11 +158,11 @@ def start(
     x=x,
     memory=jax.vmap(_adam(plan).init)(x),
     multipliers=jnp.zeros((plan.starts, len(objective_lib.LIMITS))),
-    weight=jnp.full(plan.starts, 10.0),
-    worst=jnp.full(plan.starts, jnp.inf),
+    weight=jnp.full(plan.starts, 10.0, x.dtype),
+    worst=jnp.full(plan.starts, jnp.inf, x.dtype),
     choice=jnp.arange(plan.starts, dtype=jnp.int32) % number,
     best_x=x,
-    best=jnp.full(plan.starts, jnp.inf),
+    best=jnp.full(plan.starts, jnp.inf, x.dtype),
     rounds=jnp.int32(0),
   )
 

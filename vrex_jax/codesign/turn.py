@@ -45,6 +45,8 @@ CURVE_BUCKETS = 20.0
 """Buckets of the WTU for which shares are measured (V-Rex, Fig. 11)."""
 _SCORE_BYTES = 2.0
 _SHARPNESS = 16.0
+_NEARLY_NONE = 1e-9
+"""Share fetched where nothing is: a run has a length all the same."""
 
 
 class Shares(Protocol):
@@ -135,60 +137,98 @@ def works(
   """
   window = design.resident_tokens
   missing = missing_share(stream, known, window)
-  events = []
-  for index, stage in enumerate(STAGES):
-    done = _retrieval(stream, design, shares, choice, missing, index)
+
+  def event(kept, run_tokens, buckets, worst_buckets, chunk_tokens, is_frame):
+    done = _retrieval(
+      stream,
+      design,
+      shares.groups,
+      _Stage(kept, run_tokens, buckets, worst_buckets, chunk_tokens),
+      choice,
+      missing,
+    )
     work = workload.from_retrieval(
       stream.model,
       done,
-      stage=stage,
-      chunk_tokens=stream.chunk_tokens[index],
+      stage="frame",
+      chunk_tokens=chunk_tokens,
       batch=stream.batch,
       kv_value_bytes=stream.kv_value_bytes,
     )
-    work = _own_tables(stream, work, choice)
-    work = _spilled(design, work)
-    events.append(work.replace(held_bytes=_held(stream, work, window)))
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *events)
+    work = _spilled(design, _own_tables(stream, work, choice))
+    work = work.replace(held_bytes=_held(stream, work, window))
+    return _ends(stream, work, is_frame)
+
+  return jax.vmap(event)(
+    shares.kept,
+    shares.run_tokens,
+    shares.buckets,
+    shares.worst_buckets,
+    jnp.asarray(stream.chunk_tokens),
+    jnp.asarray([1.0, 0.0, 0.0]),
+  )
+
+
+class _Stage(NamedTuple):
+  """Shares of one stage, f[L, K], and its tokens, f[]."""
+
+  kept: Float
+  run_tokens: Float
+  buckets: Float
+  worst_buckets: Float
+  chunk_tokens: Float
+
+
+def _ends(
+  stream: Stream, work: workload.Work, is_frame: Float
+) -> workload.Work:
+  """Vision belongs to frames, the head to text: one trace for all stages."""
+  text = workload.with_ends(
+    stream.model, work.layers, stage="answer", batch=stream.batch
+  )
+  return work.replace(
+    vision_macs=work.vision_macs * is_frame,
+    vision_weight_bytes=work.vision_weight_bytes * is_frame,
+    head_macs=text.head_macs * (1.0 - is_frame),
+    head_weight_bytes=text.head_weight_bytes * (1.0 - is_frame),
+  )
 
 
 def _retrieval(
   stream: Stream,
   design: space_lib.Design,
-  shares: Shares,
+  groups: Float,
+  stage: _Stage,
   choice: Choice,
   missing: Float,
-  stage: int,
 ) -> retrieval.Retrieval:
   """What happens in one event, on the priced model; f[L] each."""
-  kept = shares.kept[stage]
-  attended = kept + (1.0 - kept) / (2.0 * design.wtu_buckets)
-  fetched = kept * missing
+  attended = stage.kept + (1.0 - stage.kept) / (2.0 * design.wtu_buckets)
+  fetched = stage.kept * missing
   # A run is asked for in requests of at most so many tokens, each at least one.
-  run = jnp.maximum(shares.run_tokens[stage], 1.0)
+  run = jnp.maximum(stage.run_tokens, 1.0)
   most = design.request_bytes / stream.head_token_bytes
-  piece = 1.0 / smooth.smooth_max(
+  per_token = smooth.smooth_max(
     1.0 / run, jnp.broadcast_to(1.0 / most, run.shape), sharpness=_SHARPNESS
   )
-  tiny = 1e-9
-  pieces = jnp.sum((fetched + tiny) / piece, axis=-1)
+  some = fetched + _NEARLY_NONE
   depth = (design.wtu_buckets - 0.5) / (CURVE_BUCKETS - 0.5)
   at_depth = lambda visited: 0.5 + (jnp.mean(visited, -1) - 0.5) * depth
   bits = choice.hash_bits / workload.HASH_BITS
   quotients = ratios.Ratios(
     attended=jnp.mean(attended, axis=-1),
     fetched=jnp.sum(fetched, axis=-1) / jnp.sum(attended, axis=-1),
-    run_tokens=jnp.sum(fetched + tiny, axis=-1) / pieces,
-    groups=jnp.mean(shares.groups, axis=-1),
-    hashes=jnp.broadcast_to(bits, kept.shape[:1]),
-    buckets=at_depth(shares.buckets[stage]),
-    worst_buckets=at_depth(shares.worst_buckets[stage]),
+    run_tokens=jnp.sum(some, axis=-1) / jnp.sum(some * per_token, axis=-1),
+    groups=jnp.mean(groups, axis=-1),
+    hashes=jnp.broadcast_to(bits, run.shape[:1]),
+    buckets=at_depth(stage.buckets),
+    worst_buckets=at_depth(stage.worst_buckets),
   )
   return ratios.from_ratios(
     quotients,
     stream.model.decoder,
     stream.cached_tokens,
-    chunk_tokens=stream.chunk_tokens[stage],
+    chunk_tokens=stage.chunk_tokens,
   )
 
 
@@ -233,8 +273,7 @@ def _spilled(design: space_lib.Design, work: workload.Work) -> workload.Work:
 def _held(stream: Stream, work: workload.Work, window: Float) -> Float:
   """What must be in DRAM: also the window, which lies there unread."""
   decoder = stream.model.decoder
-  depth = jnp.linspace(0.0, 1.0, decoder.num_layers)
-  own = jnp.linspace(0.0, 1.0, window.shape[0])
-  tokens = jnp.interp(depth, own, jnp.mean(window, axis=-1))
+  weights = ratios.by_depth(decoder.num_layers, window.shape[0])
+  tokens = weights @ jnp.mean(window, axis=-1)
   token_bytes = decoder.num_kv_heads * stream.head_token_bytes
   return work.held_bytes + stream.batch * token_bytes * jnp.sum(tokens)
