@@ -5,7 +5,7 @@ one with their latency and queue; nothing of it is in the objective. Energy is
 the model's counts and busy times, with static power over the simulated time.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from vrex_jax.codesign import turn
 from vrex_jax.hwmodel import energy
 from vrex_jax.hwmodel import latency
 from vrex_jax.hwmodel import simulated_step
-from vrex_jax.hwmodel import units
 
 __all__ = ["DETAIL", "Simulated", "simulate"]
 
@@ -68,47 +67,42 @@ def simulate(
     known: uncertain constants.
     detail: what is simulated instead of approximated.
   """
-  design = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), design)
-  sized = sizing.apply(problem.base, design, problem.stream.model)
-  platform = constants_lib.applied(sized.platform, known)
-  joule = constants_lib.link_j_per_byte(platform.link, known)
-  all_work = objective_lib.works(
-    problem, design, shares, jnp.int32(choice), known
-  )
-  seconds, joules = [], []
+
+  @jax.jit
+  def make(design, shares, known):
+    sized = sizing.apply(problem.base, design, problem.stream.model)
+    platform = constants_lib.applied(sized.platform, known)
+    work = objective_lib.works(
+      problem, design, shares, jnp.int32(choice), known
+    )
+    return platform, work
+
+  @jax.jit
+  def joules(platform, event, latency_s, known):
+    spent = latency.estimate(platform, event, _SCHEDULE, memory=problem.memory)
+    joule = constants_lib.link_j_per_byte(platform.link, known)
+    spent = spent._replace(latency_s=latency_s)
+    return energy.parts(platform, event, spent, link_j_per_byte=joule).total
+
+  floats = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, float), tree)
+  platform, work = make(floats(design), shares, floats(known))
+  plain = jax.tree.map(np.asarray, platform)
+  spent_s, used_j = [], []
   for index in range(len(turn.STAGES)):
-    work = jax.tree.map(lambda leaf, i=index: leaf[i], all_work)
-    plain = jax.tree.map(np.asarray, work)
+    event = jax.tree.map(lambda leaf, i=index: np.asarray(leaf)[i], work)
     line = simulated_step.simulate(
-      platform,
       plain,
+      event,
       _SCHEDULE,
       detail,
       tokens=int(problem.stream.chunk_tokens[index]),
     )
-    spent = latency.estimate(platform, work, _SCHEDULE, memory=problem.memory)
-    spent = spent._replace(latency_s=jnp.asarray(_PS * line.finish_ps))
-    used = energy.parts(platform, work, spent, link_j_per_byte=joule)
-    seconds.append(_PS * line.finish_ps)
-    joules.append(float(used.total))
+    seconds = _PS * line.finish_ps
+    spent_s.append(seconds)
+    used_j.append(
+      float(joules(platform, event, jnp.float32(seconds), floats(known)))
+    )
   counts = np.array(turn.EVENTS)
   return Simulated(
-    float(counts @ seconds), float(counts @ joules), tuple(seconds)
+    float(counts @ spent_s), float(counts @ used_j), tuple(spent_s)
   )
-
-
-def dictionary(
-  problem: objective_lib.Problem, found: Simulated, area_m2: float, drop: float
-) -> dict[str, Any]:
-  """As `objective.dictionary`."""
-  del problem
-  return {
-    "latency_s": found.latency_s,
-    "energy_j": found.energy_j,
-    "power_w": found.power_w,
-    "area_m2": area_m2,
-    "accuracy": 1.0 - drop,
-    "accuracy_drop": drop,
-    "event_s": list(found.event_s),
-    "area_mm2": area_m2 / units.MM2,
-  }

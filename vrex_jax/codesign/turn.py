@@ -55,7 +55,8 @@ class Shares(Protocol):
   Attributes:
     kept: share of the past attended, f[3, L, K].
     mass: share of its attention mass on that, f[3, L, K].
-    groups: clusters by past token, f[L, K].
+    groups: clusters by past token, f[3, L, K]; of a table that all heads share
+      for the first, 0 for the others.
     run_tokens: fetched tokens by contiguous run, f[3, L, K].
     buckets: visited by a row of CURVE_BUCKETS, mean, f[3, L, K].
     worst_buckets: by the slowest row, f[3, L, K].
@@ -138,12 +139,11 @@ def works(
   window = design.resident_tokens
   missing = missing_share(stream, known, window)
 
-  def event(kept, run_tokens, buckets, worst_buckets, chunk_tokens, is_frame):
+  def event(part: _Stage, is_frame):
     done = _retrieval(
       stream,
       design,
-      shares.groups,
-      _Stage(kept, run_tokens, buckets, worst_buckets, chunk_tokens),
+      part,
       choice,
       missing,
     )
@@ -151,7 +151,7 @@ def works(
       stream.model,
       done,
       stage="frame",
-      chunk_tokens=chunk_tokens,
+      chunk_tokens=part.chunk_tokens,
       batch=stream.batch,
       kv_value_bytes=stream.kv_value_bytes,
     )
@@ -159,20 +159,22 @@ def works(
     work = work.replace(held_bytes=_held(stream, work, window))
     return _ends(stream, work, is_frame)
 
-  return jax.vmap(event)(
+  parts = _Stage(
     shares.kept,
+    shares.groups,
     shares.run_tokens,
     shares.buckets,
     shares.worst_buckets,
     jnp.asarray(stream.chunk_tokens),
-    jnp.asarray([1.0, 0.0, 0.0]),
   )
+  return jax.vmap(event)(parts, jnp.asarray([1.0, 0.0, 0.0]))
 
 
 class _Stage(NamedTuple):
   """Shares of one stage, f[L, K], and its tokens, f[]."""
 
   kept: Float
+  groups: Float
   run_tokens: Float
   buckets: Float
   worst_buckets: Float
@@ -197,7 +199,6 @@ def _ends(
 def _retrieval(
   stream: Stream,
   design: space_lib.Design,
-  groups: Float,
   stage: _Stage,
   choice: Choice,
   missing: Float,
@@ -215,11 +216,12 @@ def _retrieval(
   depth = (design.wtu_buckets - 0.5) / (CURVE_BUCKETS - 0.5)
   at_depth = lambda visited: 0.5 + (jnp.mean(visited, -1) - 0.5) * depth
   bits = choice.hash_bits / workload.HASH_BITS
+  tables = 1.0 + (run.shape[-1] - 1.0) * (1.0 - choice.shared_table)
   quotients = ratios.Ratios(
     attended=jnp.mean(attended, axis=-1),
     fetched=jnp.sum(fetched, axis=-1) / jnp.sum(attended, axis=-1),
     run_tokens=jnp.sum(some, axis=-1) / jnp.sum(some * per_token, axis=-1),
-    groups=jnp.mean(groups, axis=-1),
+    groups=jnp.sum(stage.groups, axis=-1) / tables,
     hashes=jnp.broadcast_to(bits, run.shape[:1]),
     buckets=at_depth(stage.buckets),
     worst_buckets=at_depth(stage.worst_buckets),
