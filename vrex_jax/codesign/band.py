@@ -9,30 +9,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax.codesign import constants as constants_lib
 from vrex_jax.codesign import objective as objective_lib
-from vrex_jax.codesign import simulated
-from vrex_jax.codesign import space as space_lib
-from vrex_jax.codesign import turn
+from vrex_jax.codesign import pricing
+from vrex_jax.codesign import simulation
 
-__all__ = ["Placed", "Verdict", "by_model", "by_simulator", "power_range"]
-
-
-class Placed(NamedTuple):
-  """A design with what happens at its thresholds.
-
-  Attributes:
-    design: thresholds and sizes.
-    shares: measured or read from curves.
-    choice: static choice of the algorithm.
-  """
-
-  design: space_lib.Design
-  shares: turn.Shares
-  choice: int
+__all__ = ["Verdict", "by_model", "by_simulator", "power_range"]
 
 
 class Verdict(NamedTuple):
@@ -57,20 +41,24 @@ class Verdict(NamedTuple):
 
 
 def by_model(
-  problem: objective_lib.Problem, first: Placed, second: Placed
+  pricer: pricing.Pricer,
+  first: pricing.Placed,
+  second: pricing.Placed,
+  limits: objective_lib.Limits,
 ) -> Verdict:
   """At all corners and the centre, by the model with hard maxima."""
-  known = constants_lib.corners()
-  apart = _logarithms(problem, first, known) - _logarithms(
-    problem, second, known
-  )
-  return _verdict(np.exp(np.asarray(apart)))
+  values = [
+    pricer(_everywhere(one, constants_lib.corners()), limits).value
+    for one in (first, second)
+  ]
+  return _verdict(np.exp(values[0] - values[1]))
 
 
 def by_simulator(
-  problem: objective_lib.Problem,
-  first: Placed,
-  second: Placed,
+  pricer: pricing.Pricer,
+  first: pricing.Placed,
+  second: pricing.Placed,
+  limits: objective_lib.Limits,
   *,
   points: int | None = None,
   told: Callable[[int, int], None] = lambda done, total: None,
@@ -78,64 +66,50 @@ def by_simulator(
   """At both ends of each constant and in the centre, by the simulator.
 
   Args:
-    problem: what is priced.
+    pricer: of the problem.
     first: a design.
     second: another.
+    limits: of the problem.
     points: only the last so many, the centre among them; None for all.
-    told: called with simulations done and to do.
+    told: called with points done and to do.
   """
-  ends = constants_lib.ends()
-  number = len(np.asarray(ends.link_energy))
-  chosen = range(number)[-points if points else None :]
+  pairs = list(
+    zip(
+      *(_everywhere(one, constants_lib.ends()) for one in (first, second)),
+      strict=True,
+    )
+  )
+  chosen = pairs if points is None else pairs[-points:]
   quotients = []
-  for done, index in enumerate(chosen):
-    known = jax.tree.map(lambda leaf, i=index: float(leaf[i]), ends)
+  for done, pair in enumerate(chosen):
     values = []
-    for one in (first, second):
-      line = simulated.simulate(problem, *one, known=known)
-      values.append(_objective(problem.objective, line))
+    for one in pair:
+      found = simulation.simulate(pricer, one, limits).figures()
+      values.append(
+        objective_lib.value_of(pricer.problem.objective, found)
+      )
     quotients.append(values[0] / values[1])
     told(done + 1, len(chosen))
   return _verdict(np.array(quotients))
 
 
 def power_range(
-  problem: objective_lib.Problem, placed: Placed
+  pricer: pricing.Pricer, placed: pricing.Placed, limits: objective_lib.Limits
 ) -> tuple[float, float]:
   """Least and most average power over the corners of the band, W."""
-  power = _priced(problem, placed, constants_lib.corners()).power_w
+  everywhere = _everywhere(placed, constants_lib.corners())
+  power = pricer(everywhere, limits).figures.power_w
   return float(power.min()), float(power.max())
 
 
-def _objective(name: str, line: simulated.Simulated) -> float:
-  return {
-    "latency": line.latency_s,
-    "energy": line.energy_j,
-    "energy_delay": line.latency_s * line.energy_j,
-  }[name]
-
-
-def _priced(
-  problem: objective_lib.Problem,
-  placed: Placed,
-  known: constants_lib.Constants,
-) -> objective_lib.Figures:
-  design = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), placed.design)
-
-  @jax.jit
-  def all_of(design, shares, known):
-    return jax.vmap(
-      lambda one: objective_lib.priced(
-        problem, design, shares, jnp.int32(placed.choice), known=one
-      )
-    )(known)
-
-  return all_of(design, placed.shares, known)
-
-
-def _logarithms(problem, placed, known):
-  found = _priced(problem, placed, known)
-  return objective_lib.logarithm(problem, found)
+def _everywhere(
+  placed: pricing.Placed, known: constants_lib.Constants
+) -> list[pricing.Placed]:
+  host = jax.tree.map(np.asarray, known)
+  return [
+    placed._replace(known=jax.tree.map(lambda leaf, i=index: leaf[i], host))
+    for index in range(len(host.residency))
+  ]
 
 
 def _verdict(quotients: np.ndarray) -> Verdict:

@@ -1,11 +1,11 @@
 """Every point of a small space, so that a descent can be held against it.
 
-A few fields take all their buildable values (`rounding.buildable`), thresholds
-one common value a stage; all other numbers stay as they are. Points are priced
-in blocks by one jitted `vmap`, up to ten million of them.
+A few fields take all their buildable values (`rounding.buildable`), all other
+numbers stay as they are. Points are priced in blocks by one jitted `vmap`, up
+to ten million of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -60,7 +60,6 @@ def enumerate_all(
   limits: objective_lib.Limits,
   *,
   choice: int = 0,
-  exact: bool = True,
   told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Certificate:
   """Prices all points, with hard maxima.
@@ -68,11 +67,9 @@ def enumerate_all(
   Args:
     problem: what is priced.
     start: numbers of all that is not an axis.
-    axes: field -> its values; `ratio[0]` … `ratio[2]` for the thresholds of a
-      stage.
+    axes: field that is one number -> its values.
     limits: f[] each.
     choice: static choice of the algorithm.
-    exact: shares of the exact rule on the held-out stream.
     told: called with points priced and all.
 
   Raises:
@@ -80,7 +77,6 @@ def enumerate_all(
   """
   total = grid_size(axes)
   lengths = tuple(len(values) for values in axes.values())
-  names = list(axes)
   tables = [jnp.asarray(values, jnp.float32) for values in axes.values()]
 
   def one(index):
@@ -88,10 +84,9 @@ def enumerate_all(
     picked = [
       table[place] for table, place in zip(tables, places, strict=True)
     ]
-    design = _placed(start, names, picked)
-    priced = objective_lib.figures(
-      problem, design, jnp.int32(choice), exact=exact
-    )
+    design = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), start)
+    design = design.replace(**dict(zip(axes, picked, strict=True)))
+    priced = objective_lib.figures(problem, design, jnp.int32(choice))
     passed = objective_lib.violations(
       problem, design, jnp.int32(choice), priced, limits
     )
@@ -115,22 +110,8 @@ def enumerate_all(
       best, at = float(value), int(index)
     told(min(first + _BLOCK, total), total)
   places = np.unravel_index(at, lengths)
-  picked = [
-    np.asarray(values)[place]
-    for values, place in zip(axes.values(), places, strict=True)
-  ]
-  return Certificate(_placed(start, names, picked), best, total, feasible)
-
-
-def _placed(
-  start: space_lib.Design, names: Sequence[str], values: Sequence
-) -> space_lib.Design:
-  """The start with some numbers changed."""
-  ratio = jnp.asarray(start.ratio, jnp.float32)
-  plain = {}
-  for name, value in zip(names, values, strict=True):
-    if name.startswith("ratio["):
-      ratio = ratio.at[int(name[6])].set(value)
-    else:
-      plain[name] = value
-  return start.replace(ratio=ratio, **plain)
+  picked = {
+    name: float(values[place])
+    for (name, values), place in zip(axes.items(), places, strict=True)
+  }
+  return Certificate(start.replace(**picked), best, total, feasible)

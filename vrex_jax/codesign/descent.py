@@ -16,11 +16,12 @@ Numerical Optimization, 2nd ed., Sec. 17.4.
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -36,12 +37,14 @@ from vrex_jax.hwmodel import smooth
 from vrex_jax.typing import Array, Float, Int
 
 __all__ = [
+  "Advance",
   "Found",
   "Plan",
   "Round",
   "State",
   "found",
   "load",
+  "make_round",
   "run",
   "save",
   "start",
@@ -133,6 +136,10 @@ class Found(NamedTuple):
   feasible: bool
 
 
+Advance = Callable[[State, objective_lib.Limits], State]
+"""A round: state, limits -> state."""
+
+
 def _adam(plan: Plan) -> optax.GradientTransformation:
   total = plan.rounds * plan.steps
   rate = optax.cosine_decay_schedule(plan.rate, max(total, 1), alpha=0.05)
@@ -176,22 +183,18 @@ def _logit(share: np.ndarray) -> np.ndarray:
 def make_round(
   problem: objective_lib.Problem,
   space: space_lib.Space,
-  limits: objective_lib.Limits,
   plan: Plan,
-) -> Callable[[State], State]:
-  """One outer round as a jitted function.
+) -> Advance:
+  """One outer round as a jitted function of state and limits, f[starts] each.
+
+  Searches under other limits or from other starts share its program.
 
   Args:
     problem: what is priced.
     space: what moves.
-    limits: f[] or f[starts] each.
     plan: steps.
   """
   adam = _adam(plan)
-  every = jax.tree.map(
-    lambda leaf: jnp.broadcast_to(jnp.asarray(leaf, float), (plan.starts,)),
-    limits,
-  )
 
   def both(x, choice, own):
     design = space_lib.design(space, jax.nn.sigmoid(x))
@@ -251,7 +254,7 @@ def make_round(
   )
 
   @jax.jit
-  def all_lanes(state: State) -> State:
+  def all_lanes(state: State, every: objective_lib.Limits) -> State:
     moved = jax.vmap(lane, in_axes=(axes, 0), out_axes=axes)(state, every)
     return moved.replace(rounds=state.rounds + 1)
 
@@ -265,6 +268,7 @@ def run(
   plan: Plan,
   *,
   state: State | None = None,
+  advance: Advance | None = None,
   told: Callable[[Round, State], None] = lambda round_, state: None,
   stopped: Callable[[], bool] = lambda: False,
 ) -> State:
@@ -276,14 +280,19 @@ def run(
     limits: f[] or f[starts] each.
     plan: how long.
     state: to go on from.
+    advance: of `make_round`, to share its program.
     told: called after every round, for progress and for saving.
     stopped: has the user asked to end?
   """
   began = time.monotonic()
   state = start(problem, space, plan) if state is None else state
-  advance = make_round(problem, space, limits, plan)
+  advance = advance or make_round(problem, space, plan)
+  every = jax.tree.map(
+    lambda leaf: jnp.broadcast_to(jnp.asarray(leaf, float), (plan.starts,)),
+    limits,
+  )
   while int(state.rounds) < plan.rounds and not stopped():
-    state = jax.block_until_ready(advance(state))
+    state = jax.block_until_ready(advance(state, every))
     best = np.asarray(state.best)
     told(
       Round(
@@ -316,21 +325,32 @@ def found(state: State, lanes: Array | np.ndarray | None = None) -> Found:
   )
 
 
-def save(state: State, path: pathlib.Path) -> None:
-  """Writes a state so that an interruption leaves the old or the new one."""
+def save(
+  state: State, path: pathlib.Path, config: Mapping[str, Any]
+) -> None:
+  """Writes a state so that an interruption leaves the old or the new one.
+
+  Args:
+    state: between two rounds.
+    path: of the file.
+    config: settings that a search which goes on must share.
+  """
   leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
   hidden = path.with_name(f".{path.name}")
   with hidden.open("wb") as file:
-    np.savez(file, *leaves)
+    np.savez(file, *leaves, config=np.array(_text(config)))
   os.replace(hidden, path)
 
 
-def load(like: State, path: pathlib.Path) -> State:
+def load(
+  like: State, path: pathlib.Path, config: Mapping[str, Any]
+) -> State:
   """Reads a state back.
 
   Args:
     like: a state of the same problem and plan (`start`).
     path: of `save`.
+    config: settings of this search.
 
   Raises:
     InputError: the file is of another search, or damaged.
@@ -338,16 +358,20 @@ def load(like: State, path: pathlib.Path) -> State:
   leaves, tree = jax.tree.flatten(like)
   try:
     with np.load(path, allow_pickle=False) as file:
-      kept = [file[name] for name in file.files]
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
+      kept = [file[f"arr_{index}"] for index in range(len(leaves))]
+      same = str(file["config"][()]) == _text(config)
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     raise InputError(
       f"{path} cannot be read ({error}); it must be what a search left: remove"
       " it, or leave out --resume"
     ) from None
-  shapes = [np.shape(leaf) for leaf in leaves]
-  if [leaf.shape for leaf in kept] != shapes:
+  if not same or [one.shape for one in kept] != [np.shape(x) for x in leaves]:
     raise InputError(
-      f"{path} is of a search with other numbers of starts or dimensions; only"
-      " the same search goes on: leave out --resume"
+      f"{path} was left by a search with other settings; only the same search"
+      " goes on: leave out --resume, or name another --out"
     )
   return jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in kept])
+
+
+def _text(config: Mapping[str, Any]) -> str:
+  return json.dumps(dict(config), sort_keys=True, default=str)

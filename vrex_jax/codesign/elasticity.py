@@ -20,7 +20,6 @@ from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import turn
 from vrex_jax.hwmodel import smooth
-from vrex_jax.typing import Int
 
 __all__ = ["elasticities", "engine_total", "table"]
 
@@ -36,49 +35,69 @@ _CONSTANTS = (
 
 def elasticities(
   problem: objective_lib.Problem,
-  design: space_lib.Design,
-  choice: Int,
+  places: Mapping[str, tuple[space_lib.Design, int]],
   *,
   sharpness: float = smooth.DEFAULT_SHARPNESS,
-) -> dict[str, float]:
-  """∂ ln f / ∂ ln x by name, largest first.
+) -> dict[str, dict[str, float]]:
+  """∂ ln f / ∂ ln x by name, largest of the first place first.
 
   Args:
     problem: what is priced.
-    design: where.
-    choice: static choice of the algorithm.
+    places: name -> a design and its static choice.
     sharpness: of the maxima.
   """
 
-  @jax.jit
-  def slopes(design, known):
-    def value(design, known):
-      found = objective_lib.figures(
-        problem, design, choice, known=known, sharpness=sharpness
-      )
-      return objective_lib.logarithm(problem, found)
+  def value(design, known, choice):
+    found = objective_lib.figures(
+      problem, design, choice, known=known, sharpness=sharpness
+    )
+    return objective_lib.logarithm(problem, found)
 
-    return jax.grad(value, argnums=(0, 1))(design, known)
-
-  design = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), design)
+  slopes = jax.jit(
+    jax.vmap(jax.grad(value, argnums=(0, 1)), in_axes=(0, None, 0))
+  )
+  designs = jax.tree.map(
+    lambda *leaves: jnp.stack([jnp.asarray(leaf, float) for leaf in leaves]),
+    *(design for design, _ in places.values()),
+  )
   known = jax.tree.map(
     lambda leaf: jnp.asarray(leaf, float), constants_lib.CENTRE
   )
-  by_design, by_constant = slopes(design, known)
+  choices = jnp.asarray([choice for _, choice in places.values()], jnp.int32)
+  by_design, by_constant = slopes(designs, known, choices)
+  found = {}
+  for index, name in enumerate(places):
+    here = lambda tree, i=index: jax.tree.map(lambda leaf: leaf[i], tree)
+    found[name] = _products(
+      here(designs), here(by_design), known, here(by_constant)
+    )
+  first = next(iter(found.values()))
+  order = sorted(first, key=lambda one: -abs(first[one]))
+  return {
+    place: {name: own[name] for name in order} for place, own in found.items()
+  }
+
+
+def _products(
+  design: space_lib.Design,
+  by_design: space_lib.Design,
+  known: constants_lib.Constants,
+  by_constant: constants_lib.Constants,
+) -> dict[str, float]:
+  """x · ∂ ln f / ∂ x; those of an array added up, thresholds by stage."""
   found = {}
   for name in space_lib.FIELDS:
-    own = np.asarray(getattr(design, name))
-    each = own * np.asarray(getattr(by_design, name))
+    each = np.asarray(getattr(design, name) * getattr(by_design, name))
     if name == "ratio":
       for stage, one in zip(turn.STAGES, each, strict=True):
-        found[f"ratio of a {stage}"] = float(one.sum())
+        found[f"Th_r, {stage}"] = float(one.sum())
     else:
       found[name] = float(each.sum())
   for name in _CONSTANTS:
     found[f"({name})"] = float(
       getattr(known, name) * getattr(by_constant, name)
     )
-  return dict(sorted(found.items(), key=lambda pair: -abs(pair[1])))
+  return found
 
 
 def engine_total(found: Mapping[str, float]) -> float:

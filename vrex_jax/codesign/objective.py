@@ -18,7 +18,7 @@ is smooth, and so is everything above.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import flax.struct
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax.codesign import constants as constants_lib
+from vrex_jax.codesign import queued_link
 from vrex_jax.codesign import sizing
 from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import turn
@@ -47,6 +48,8 @@ __all__ = [
   "logarithm",
   "penalised",
   "priced",
+  "restrict",
+  "value_of",
   "violations",
   "works",
 ]
@@ -131,7 +134,22 @@ class Problem:
   drop: Callable[[Float, Float], Float]
   choices: turn.Choice
   objective: str = "energy_delay"
-  memory: transfer.MemoryModel = transfer.IDEAL
+  memory: transfer.MemoryModel = queued_link.QUEUED
+
+
+def restrict(problem: Problem, choices: Sequence[int]) -> Problem:
+  """The same problem with some of its static choices, in this order."""
+  kept = np.asarray(choices, np.int32)
+  return dataclasses.replace(
+    problem,
+    lookup=lambda index, ratio: problem.lookup(
+      jnp.asarray(kept)[index], ratio
+    ),
+    exact=lambda index, ratio: problem.exact(jnp.asarray(kept)[index], ratio),
+    choices=jax.tree.map(
+      lambda leaf: np.asarray(leaf, float)[kept], problem.choices
+    ),
+  )
 
 
 def figures(
@@ -141,9 +159,8 @@ def figures(
   *,
   known: constants_lib.Constants = constants_lib.CENTRE,
   sharpness: float | None = None,
-  exact: bool = False,
 ) -> Figures:
-  """Prices a design.
+  """Prices a design by the shares that are searched on.
 
   Args:
     problem: what is priced.
@@ -151,13 +168,11 @@ def figures(
     choice: i32[], of the static choices.
     known: uncertain constants.
     sharpness: of the maxima; None for hard ones.
-    exact: shares of the exact rule on the held-out stream.
   """
-  lookup = problem.exact if exact else problem.lookup
   return priced(
     problem,
     design,
-    lookup(choice, design.ratio),
+    problem.lookup(choice, design.ratio),
     choice,
     known=known,
     sharpness=sharpness,
@@ -225,6 +240,20 @@ def logarithm(problem: Problem, found: Figures) -> Float:
     "energy_delay": jnp.log(found.energy_j) + jnp.log(found.latency_s),
   }
   return values[problem.objective]
+
+
+def value_of(name: str, found: Mapping[str, float]) -> float:
+  """What is to be small, from figures by name.
+
+  Example:
+    >>> value_of("energy_delay", {"latency_s": 2.0, "energy_j": 3.0})
+    6.0
+  """
+  return {
+    "latency": found["latency_s"],
+    "energy": found["energy_j"],
+    "energy_delay": found["latency_s"] * found["energy_j"],
+  }[name]
 
 
 def violations(

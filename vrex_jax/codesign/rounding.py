@@ -12,19 +12,17 @@ passes the better; so the search first mends and then improves.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax.codesign import interfaces
 from vrex_jax.codesign import objective as objective_lib
+from vrex_jax.codesign import pricing
 from vrex_jax.codesign import space as space_lib
-from vrex_jax.typing import Float
 
-__all__ = ["Rounded", "buildable", "judge", "nearest", "repair"]
+__all__ = ["Rounded", "buildable", "ladder_of", "nearest", "repair"]
 
 _POWERS = (
   "hcu_rows",
@@ -51,7 +49,6 @@ _CAPACITIES = np.array([8, 12, 16, 24, 32, 48, 64, 80, 96, 128]) * 1e9
 """What memory is sold in."""
 _RATIO_STEP = 1e-3
 _TOKEN_STEP = 64.0
-_BLOCK = 256
 _BROKEN = 1e3
 
 
@@ -102,7 +99,7 @@ def buildable(name: str, low: float, high: float) -> np.ndarray:
   return values[inside]
 
 
-def _ladder(space: space_lib.Space) -> dict[str, np.ndarray]:
+def ladder_of(space: space_lib.Space) -> dict[str, np.ndarray]:
   """Values of every free field that is one number; the start's own with them.
 
   A paper's own size need not be on our grid.
@@ -118,10 +115,14 @@ def _ladder(space: space_lib.Space) -> dict[str, np.ndarray]:
   return found
 
 
-def nearest(space: space_lib.Space, at: space_lib.Design) -> space_lib.Design:
-  """Every free field at its nearest buildable value, by its logarithm."""
+def nearest(
+  space: space_lib.Space,
+  at: space_lib.Design,
+  ladder: Mapping[str, np.ndarray],
+) -> space_lib.Design:
+  """Every free field at its nearest value of a ladder, by its logarithm."""
   changed = {}
-  for name, values in _ladder(space).items():
+  for name, values in ladder.items():
     apart = np.abs(np.log(values / float(getattr(at, name))))
     changed[name] = float(values[int(np.argmin(apart))])
   if "ratio" in space.free:
@@ -141,88 +142,52 @@ def _on_grid(
   return np.clip(values, space.low[name], space.high[name])
 
 
-def judge(
-  problem: objective_lib.Problem,
-  choice: int,
-  limits: objective_lib.Limits,
-) -> Callable[[space_lib.Design], tuple[Float, Float]]:
-  """A jitted judge of many designs at once.
-
-  Returns:
-    (designs with a leading axis) -> ln f, f[points]; violations, f[points, 7].
-  """
-
-  def one(design):
-    priced = objective_lib.figures(
-      problem, design, jnp.int32(choice), exact=True
-    )
-    passed = objective_lib.violations(
-      problem, design, jnp.int32(choice), priced, limits
-    )
-    return objective_lib.logarithm(problem, priced), passed
-
-  return jax.jit(jax.vmap(one))
-
-
 def repair(
-  problem: objective_lib.Problem,
+  pricer: pricing.Pricer,
   space: space_lib.Space,
   limits: objective_lib.Limits,
   at: space_lib.Design,
   choice: int,
   *,
+  exact: bool = True,
   most_steps: int = 200,
-  judged: Callable[[space_lib.Design], tuple[Float, Float]] | None = None,
+  ladder: Mapping[str, np.ndarray] | None = None,
 ) -> Rounded:
   """Rounds a design and searches around it.
 
   Args:
-    problem: what is priced.
+    pricer: of the problem.
     space: what may move.
     limits: to keep.
     at: any design in the space.
     choice: static choice of the algorithm.
+    exact: judge by the exact rule on the held-out stream.
     most_steps: improvements, at most.
-    judged: of `judge`, to share its program.
+    ladder: values of every free field that is one number; None for all that
+      can be built.
   """
-  judged = judged or judge(problem, choice, limits)
-  ladder = _ladder(space)
-  current = nearest(space, at)
-  seen = 0
-  best = np.inf
+  ladder = dict(ladder_of(space) if ladder is None else ladder)
+  current = nearest(space, at, ladder)
+  seen, best = 0, np.inf
   for _ in range(most_steps + 1):
     around = [current, *_moves(space, ladder, current)]
-    values, passed = _in_blocks(judged, around)
+    priced = pricer(pricer.place(around, choice, exact=exact), limits)
     seen += len(around)
-    keys = _keys(values, passed)
+    keys = _keys(priced.value, priced.passed)
     index = int(np.argmin(keys))
     current = around[index]
-    if not keys[index] < best - 1e-7:
+    if not keys[index] < best - 1e-6:
       break
     best = float(keys[index])
-  return Rounded(current, float(values[index]), passed[index], seen)
+  return Rounded(
+    current, float(priced.value[index]), priced.passed[index], seen
+  )
 
 
 def _keys(values: np.ndarray, passed: np.ndarray) -> np.ndarray:
   broken = np.sum(np.maximum(passed, 0.0), axis=-1)
   keys = np.where(np.max(passed, axis=-1) <= 0.0, values, _BROKEN + broken)
   return np.where(np.isfinite(keys), keys, np.inf)
-
-
-def _in_blocks(judged, designs) -> tuple[np.ndarray, np.ndarray]:
-  """Judges a list in blocks of one size, so that there is one program."""
-  values, passed = [], []
-  for first in range(0, len(designs), _BLOCK):
-    block = designs[first : first + _BLOCK]
-    full = block + [block[0]] * (_BLOCK - len(block))
-    stacked = jax.tree.map(
-      lambda *leaves: np.stack([np.asarray(leaf, np.float32) for leaf in leaves]),
-      *full,
-    )
-    some_values, some_passed = judged(stacked)
-    values.append(np.asarray(some_values)[: len(block)])
-    passed.append(np.asarray(some_passed)[: len(block)])
-  return np.concatenate(values), np.concatenate(passed)
 
 
 def _moves(

@@ -56,7 +56,7 @@ class Shares(Protocol):
     kept: share of the past attended, f[3, L, K].
     mass: share of its attention mass on that, f[3, L, K].
     groups: clusters by past token, f[3, L, K]; of a table that all heads share
-      for the first, 0 for the others.
+      at least for the first.
     run_tokens: fetched tokens by contiguous run, f[3, L, K].
     buckets: visited by a row of CURVE_BUCKETS, mean, f[3, L, K].
     worst_buckets: by the slowest row, f[3, L, K].
@@ -216,12 +216,11 @@ def _retrieval(
   depth = (design.wtu_buckets - 0.5) / (CURVE_BUCKETS - 0.5)
   at_depth = lambda visited: 0.5 + (jnp.mean(visited, -1) - 0.5) * depth
   bits = choice.hash_bits / workload.HASH_BITS
-  tables = 1.0 + (run.shape[-1] - 1.0) * (1.0 - choice.shared_table)
   quotients = ratios.Ratios(
     attended=jnp.mean(attended, axis=-1),
     fetched=jnp.sum(fetched, axis=-1) / jnp.sum(attended, axis=-1),
     run_tokens=jnp.sum(some, axis=-1) / jnp.sum(some * per_token, axis=-1),
-    groups=jnp.sum(stage.groups, axis=-1) / tables,
+    groups=_in_tables(stage.groups, choice),
     hashes=jnp.broadcast_to(bits, run.shape[:1]),
     buckets=at_depth(stage.buckets),
     worst_buckets=at_depth(stage.worst_buckets),
@@ -232,6 +231,12 @@ def _retrieval(
     stream.cached_tokens,
     chunk_tokens=stage.chunk_tokens,
   )
+
+
+def _in_tables(groups: Float, choice: Choice) -> Float:
+  """Clusters by token of a layer's table: shared, or the mean of its heads'."""
+  own, shared = jnp.mean(groups, axis=-1), jnp.max(groups, axis=-1)
+  return own + choice.shared_table * (shared - own)
 
 
 def _own_tables(
