@@ -45,6 +45,7 @@ __all__ = [
   "found",
   "load",
   "make_round",
+  "round_of",
   "run",
   "save",
   "start",
@@ -185,16 +186,13 @@ def make_round(
   space: space_lib.Space,
   plan: Plan,
 ) -> Advance:
-  """One outer round as a jitted function of state and limits, f[starts] each.
-
-  Searches under other limits or from other starts share its program.
+  """`round_of` for a problem.
 
   Args:
     problem: what is priced.
     space: what moves.
     plan: steps.
   """
-  adam = _adam(plan)
 
   def both(x, choice, own):
     design = space_lib.design(space, jax.nn.sigmoid(x))
@@ -203,6 +201,22 @@ def make_round(
     )
     passed = objective_lib.violations(problem, design, choice, priced, own)
     return objective_lib.logarithm(problem, priced), passed
+
+  return round_of(both, plan)
+
+
+def round_of(
+  both: Callable[[Float, Int, Any], tuple[Float, Float]], plan: Plan
+) -> Advance:
+  """One outer round as a jitted function of state and limits, f[starts] each.
+
+  Searches under other limits or from other starts share its program.
+
+  Args:
+    both: (x f[D], choice, limits of a lane) -> ln f, violations f[...].
+    plan: steps.
+  """
+  adam = _adam(plan)
 
   def lagrangian(x, choice, own, multipliers, weight):
     value, passed = both(x, choice, own)
@@ -357,7 +371,7 @@ def load(
   """
   leaves, tree = jax.tree.flatten(like)
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
       kept = [file[f"arr_{index}"] for index in range(len(leaves))]
       same = str(file["config"][()]) == _text(config)
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
