@@ -77,13 +77,13 @@ def test_with_all_in_the_window_nothing_crosses_the_link(pricer):
   assert np.all(work.held_bytes > usual.held_bytes)
 
 
-def test_all_outside_the_window_is_fetched_at_the_other_end_of_the_band(pricer):
-  stream = pricer.problem.stream
+def test_all_outside_the_window_is_fetched_at_the_other_end_of_the_band():
+  stream = turn.Stream(model=problems.problem().stream.model)
   share = lambda place: turn.missing_share(
     stream, constants.Constants(residency=place), jnp.zeros((2, 2))
   )
   np.testing.assert_allclose(share(1.0), 1.0, rtol=1e-6)
-  assert 0.2 < float(share(0.0)[0, 0]) < 1.0
+  np.testing.assert_allclose(share(0.0), 0.325, atol=1e-3)
 
 
 def test_more_hash_bits_and_separate_tables_compare_more():
