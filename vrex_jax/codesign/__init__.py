@@ -1,0 +1,1 @@
+"""Thresholds of the algorithm and sizes of the hardware in one objective."""
