@@ -5,7 +5,7 @@ r"""How much accuracy do thresholds of ReSV cost, head by head?
 Settings of ReSV (Hamming threshold; WiCSum thresholds of frames and of
 questions, drawn for layers and heads apart) run the model that ships on streams
 of the rooms task, plain and with each --disturb, and are paired with `full` on
-the same items. answers.csv is what fit_accuracy.py fits: docs/accuracy_model.md.
+the same items; fit_accuracy.py fits answers.csv (docs/accuracy_model.md).
 
 Settings rotate over the streams, so that what a fit leaves out was asked on
 other streams as well.
