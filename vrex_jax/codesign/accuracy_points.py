@@ -21,6 +21,7 @@ __all__ = [
   "PACKAGED",
   "STAGES",
   "Points",
+  "columns",
   "from_lines",
   "load",
   "point",
@@ -82,7 +83,7 @@ def point(
   ratio: np.ndarray,
   **plain: Any,
 ) -> dict[str, Any]:
-  """What was measured at one setting; a line, once `with_kept` has been on it.
+  """What was measured at one setting; with `columns` of kept and mass a line.
 
     drop   Σ_streams (right of full - right) / Σ_streams asked
     error  √(Σ_streams (d_stream - drop · asked_stream)² + 1) / Σ_streams asked
@@ -120,12 +121,14 @@ def point(
       ),
     }
   line |= {f"read_{stage}": row["retrieval_ratio"][stage] for stage in STAGES}
-  return line | _columns("ratio", ratio)
+  return line | columns(ratio=ratio)
 
 
-def _columns(name: str, table: np.ndarray) -> dict[str, float]:
+def columns(**tables: np.ndarray) -> dict[str, float]:
+  """f[3, L, K] by name as columns of a line."""
   return {
     f"{name}_{STAGES[stage]}_{layer}_{head}": float(value)
+    for name, table in tables.items()
     for (stage, layer, head), value in np.ndenumerate(table)
   }
 
