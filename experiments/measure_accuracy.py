@@ -43,7 +43,7 @@ from vrex_jax.tasks import rooms_episodes as episodes_lib
 
 _FRAMES = flags.DEFINE_integer("frames", 512, "Length of streams.", 64)
 _PREFILLS = flags.DEFINE_integer(
-  "prefills", 18, "Settings of frames, undisturbed.", lower_bound=2
+  "prefills", 20, "Settings of frames, undisturbed.", lower_bound=2
 )
 _DISTURBED = flags.DEFINE_integer(
   "disturbed", 3, "Settings of frames with each --disturb.", lower_bound=1
@@ -55,7 +55,7 @@ _DISTURB = flags.DEFINE_list(
   "disturb", ["channel_scale", "sink"], "Some of these, or empty."
 )
 _HAMMING = flags.DEFINE_list(
-  "hamming_thresholds", ["2", "4", "7", "9", "11"], "Taken in turn."
+  "hamming_thresholds", ["2", "7", "9", "11", "13"], "Taken in turn."
 )
 _BATCH = flags.DEFINE_integer("batch", 8, "Streams side by side.", 1)
 _BATCHES = flags.DEFINE_integer("batches", 3, "Batches of each setting.", 1)

@@ -34,7 +34,7 @@ def test_thresholds_are_the_best_cluster_everything_or_between():
   assert (values == 0).any()
   assert (values == 1).any()
   assert between.min() >= 0.005
-  assert between.max() <= 0.3
+  assert between.max() <= 0.1
 
 
 def test_ratios_read_everything_at_the_prompt():

@@ -9,8 +9,8 @@ are asked on each:
     └── …
 
 Thresholds of layers and heads are drawn apart, so that a fit sees which of them
-matters. Most are low: above 0.3 nothing is lost on these streams, and a drop of
-0 says little about where drops begin.
+matters. Most are low: above 0.1 hardly anything is lost on these streams, and a
+drop of 0 says little about where drops begin.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ __all__ = ["Prefill", "design", "ratios"]
 
 _PATTERNS = ("all", "one layer", "but one layer", "layers", "heads")
 _LOWEST = 0.005
-_HIGHEST = 0.3
+_HIGHEST = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ def design(
 
   Patterns take turns: one threshold for all; one layer low, the others 1
   (everything); one layer 1, the others low; each layer, or head, by itself. A
-  third of the low thresholds are 0 (the best cluster only), the others
-  log-uniform from 0.005 to 0.3.
+  low threshold is 0 (the best cluster only) four times in ten, else
+  log-uniform from 0.005 to 0.1.
 
   Args:
     number: of prefills.
@@ -122,7 +122,7 @@ def _drawn(
 
 def _threshold(random: np.random.Generator, high: bool = True) -> float:
   kind, place = random.random(2)
-  if kind < 0.35:
+  if kind < 0.4:
     return 0.0
   if high and kind < 0.55:
     return 1.0
