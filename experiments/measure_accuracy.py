@@ -29,9 +29,9 @@ from vrex_jax import disturbing
 from vrex_jax import interrupt
 from vrex_jax import policy_syntax
 from vrex_jax import summary
+from vrex_jax.codesign import accuracy_measuring as measuring
 from vrex_jax.codesign import accuracy_points
-from vrex_jax.codesign import measuring
-from vrex_jax.codesign import settings as settings_lib
+from vrex_jax.codesign import accuracy_settings as settings_lib
 from vrex_jax.errors import InputError
 from vrex_jax.evaluation import calibration
 from vrex_jax.evaluation import cell

@@ -14,7 +14,14 @@ import numpy as np
 from vrex_jax import policy as policy_lib
 from vrex_jax.errors import InputError
 
-__all__ = ["Chunk", "Recording", "chunks_of", "from_arrays", "load"]
+__all__ = [
+  "Chunk",
+  "Recording",
+  "branches_of",
+  "chunks_of",
+  "from_arrays",
+  "load",
+]
 
 
 class Recording(NamedTuple):
@@ -137,3 +144,26 @@ def chunks_of(recording: Recording) -> list[Chunk]:
     )
     earliest = min(earliest, begins)
   return chunks[::-1]
+
+
+def branches_of(recording: Recording, chunks: list[Chunk]) -> list[int]:
+  """Which chunks belong to the same question that was taken back.
+
+  Args:
+    recording: of the chunks.
+    chunks: of `chunks_of`.
+
+  Returns:
+    For each chunk -1 where it stays in the stream, else the number of its
+    branch: it goes on where the one before it ends, or begins another branch.
+  """
+  branches: list[int] = []
+  newest, end = -1, -1
+  for chunk in chunks:
+    goes_on = bool(branches) and branches[-1] >= 0
+    goes_on = goes_on and int(recording.position[chunk.first]) == end
+    if chunk.undone and not goes_on:
+      newest += 1
+    branches.append(newest if chunk.undone else -1)
+    end = int(recording.position[chunk.last - 1]) + 1
+  return branches

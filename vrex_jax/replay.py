@@ -130,14 +130,17 @@ def replay(
   last_frame = max(
     (i for i, chunk in enumerate(chunks) if chunk.stage == "frame"), default=-1
   )
+  branches = recording_lib.branches_of(recording, chunks)
+  piece = lambda index: (chunks[index].stage, branches[index])
   found, saved, last_step = [], None, None
   for index, chunk in enumerate(chunks):
+    leaves = index > 0 and branches[index] != branches[index - 1]
+    if leaves and saved is not None:
+      state, saved = saved, None
     if chunk.undone and saved is None:
       saved = jax.tree.map(jnp.copy, state)
-    if not chunk.undone and saved is not None:
-      state, saved = saved, None
-    begins = index == 0 or chunks[index - 1].stage != chunk.stage
-    ends = index + 1 == len(chunks) or chunks[index + 1].stage != chunk.stage
+    begins = index == 0 or piece(index - 1) != piece(index)
+    ends = index + 1 == len(chunks) or piece(index + 1) != piece(index)
     inputs = _padded(recording, chunk, longest[chunk.stage])
     if timed and index == last_frame:
       last_step = (state, inputs, False, False)

@@ -1,1 +1,1 @@
-"""Thresholds of the algorithm and sizes of the hardware in one objective."""
+"""Algorithm and chip tuned together, on recorded runs; on top of all others."""

@@ -1,129 +1,256 @@
-"""Settings of ReSV at which accuracy is measured, drawn from a seed.
+"""Settings of ReSV as rows of a sweep: what is kept, what it would cost.
 
-What a frame reads decides what narration knows and what questions find in the
-cache; so settings of the frames come first, and several settings of questions
-are asked on each:
-
-  Prefill  Th_hd, thresholds of frames ─► one prefill, narration
-    ├── thresholds of questions and answers ─► answers
-    └── …
-
-Thresholds of layers and heads are drawn apart, so that a fit sees which of them
-matters. Most are low: above 0.1 hardly anything is lost on these streams, and a
-drop of 0 says little about where drops begin.
+A setting is a static choice (Th_hd, N_hp, table), a recent window, a way to
+reduce rows, and a threshold Th_r. Window and reduction have curves of their
+own; each of these gives a row for every choice and ratio.
 """
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Prefill", "design", "ratios"]
+from vrex_jax import policy as policy_lib
+from vrex_jax.codesign import curves as curves_lib
+from vrex_jax.codesign import settings_cost
+from vrex_jax.errors import InputError
+from vrex_jax.resv import resv as resv_lib
 
-_PATTERNS = ("all", "one layer", "but one layer", "layers", "heads")
-_LOWEST = 0.005
-_HIGHEST = 0.1
+__all__ = [
+  "KEY",
+  "Variant",
+  "flat",
+  "key_of",
+  "policy_of",
+  "rows_of",
+  "scaled_threshold",
+  "spread",
+  "static_choices",
+  "variants",
+]
+
+KEY = (
+  "hamming_threshold", "hash_bits", "table", "recent_tokens", "rows", "votes",
+  "wicsum_ratio",
+)  # fmt: skip
+"""Fields that tell settings apart."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prefill:
-  """Static. Settings that share their frames.
+class Variant(NamedTuple):
+  """Static. What needs curves of its own.
 
   Attributes:
-    number: of the prefill, from 0.
-    hamming_threshold: distances below it are near.
-    frame: thresholds of frames, f64[L, K].
-    text: thresholds of questions and answers, f64[settings, L, K].
+    recent_tokens: always attended; one frame when None.
+    rows: "union", "vote" or "pooled".
+    votes: for "vote".
   """
 
-  number: int
-  hamming_threshold: int
-  frame: np.ndarray
-  text: np.ndarray
+  recent_tokens: int | None = None
+  rows: str = "union"
+  votes: int = 2
 
 
-def design(
-  number: int,
-  shape: tuple[int, int],
-  *,
-  hamming_thresholds: Sequence[int],
-  texts: int,
-  seed: int,
-) -> list[Prefill]:
-  """Draws settings.
-
-  Patterns take turns: one threshold for all; one layer low, the others 1
-  (everything); one layer 1, the others low; each layer, or head, by itself. A
-  low threshold is 0 (the best cluster only) four times in ten, else
-  log-uniform from 0.005 to 0.1.
-
-  Args:
-    number: of prefills.
-    shape: (L, K).
-    hamming_thresholds: taken in turn.
-    texts: settings of questions for each prefill.
-    seed: of the draws.
+def scaled_threshold(hamming_threshold: int, hash_bits: int) -> int:
+  """Th_hd at another N_hp: as large a share of the bits as of 32.
 
   Example:
-    >>> one, *_ = design(3, (4, 2), hamming_thresholds=(2, 7), texts=5, seed=0)
-    >>> one.hamming_threshold, one.frame.shape, one.text.shape
-    (2, (4, 2), (5, 4, 2))
+    >>> scaled_threshold(7, 16), scaled_threshold(7, 64)
+    (4, 14)
   """
-  random = np.random.default_rng([seed, number])
-  found = []
-  for index in range(number):
-    pattern = index % len(_PATTERNS)
-    found.append(
-      Prefill(
-        number=index,
-        # One step further each round, so that every pattern meets every one.
-        hamming_threshold=hamming_thresholds[
-          (index + index // len(_PATTERNS)) % len(hamming_thresholds)
-        ],
-        frame=_drawn(_PATTERNS[pattern], shape, random),
-        text=np.stack(
-          [
-            _drawn(_PATTERNS[(pattern + 1 + text) % 5], shape, random)
-            for text in range(texts)
-          ]
-        ),
+  return int(hamming_threshold * hash_bits / 32 + 0.5)
+
+
+def static_choices(
+  hamming_thresholds: Sequence[int],
+  hash_bits: Sequence[int],
+  tables: Sequence[str],
+) -> list[curves_lib.StaticChoice]:
+  """All combinations, each once; Th_hd is given for 32 bits."""
+  return list(
+    dict.fromkeys(
+      curves_lib.StaticChoice(
+        hamming_threshold=scaled_threshold(one, bits),
+        hash_bits=bits,
+        table=table,
       )
+      for table in tables
+      for bits in hash_bits
+      for one in hamming_thresholds
     )
-  return found
+  )
 
 
-def ratios(frame: np.ndarray, text: np.ndarray) -> np.ndarray:
-  """`wicsum_ratio` of `resv`, f32[STAGES, L, K]; prompts are not retrieved for.
+def variants(
+  recent_tokens: Sequence[int | None], rows: Sequence[str]
+) -> list[Variant]:
+  """All combinations.
 
   Args:
-    frame: f[L, K].
-    text: of questions and answers, f[L, K].
+    recent_tokens: windows; None for one frame.
+    rows: "union", "pooled" or "vote:n".
+
+  Raises:
+    InputError: rows has another word.
+
+  Example:
+    >>> variants([None], ["union", "vote:4"])[1]
+    Variant(recent_tokens=None, rows='vote', votes=4)
   """
-  return np.stack([np.ones_like(frame), frame, text, text]).astype(np.float32)
+  found = []
+  for text in rows:
+    name, _, number = text.partition(":")
+    votes = int(number) if number.isdigit() else 2
+    known = name in ("union", "pooled") and not number
+    if not known and not (name == "vote" and (not number or votes > 0)):
+      raise InputError(
+        f"--rows has {text!r}; it must be union, pooled or vote:n with n from"
+        " 1 on: try --rows=union,vote:4"
+      )
+    found += [Variant(recent, name, votes) for recent in recent_tokens]
+  return list(dict.fromkeys(found))
 
 
-def _drawn(
-  pattern: str, shape: tuple[int, int], random: np.random.Generator
-) -> np.ndarray:
-  layers, heads = shape
-  if pattern == "all":
-    return np.full(shape, _threshold(random, high=False))
-  if pattern in ("one layer", "but one layer"):
-    low = np.full(heads, _threshold(random, high=False))
-    chosen = np.arange(layers) == random.integers(layers)
-    is_low = chosen if pattern == "one layer" else ~chosen
-    return np.where(is_low[:, None], low, 1.0)
-  if pattern == "layers":
-    drawn = [[_threshold(random)] * heads for _ in range(layers)]
-  else:
-    drawn = [[_threshold(random) for _ in range(heads)] for _ in range(layers)]
-  return np.array(drawn)
+def policy_of(
+  choice: curves_lib.StaticChoice,
+  variant: Variant,
+  wicsum_ratio: float,
+  capacity: int,
+) -> policy_lib.KVPolicy:
+  """The policy of a setting, with room for a cluster a token.
+
+  Args:
+    choice: static choice.
+    variant: its rows; the window is the driver's affair.
+    wicsum_ratio: Th_r.
+    capacity: clusters of a table.
+  """
+  return resv_lib.resv(
+    wicsum_ratio=wicsum_ratio,
+    hamming_threshold=choice.hamming_threshold,
+    hash_bits=choice.hash_bits,
+    table=choice.table,
+    rows=variant.rows,
+    votes=variant.votes,
+    table_capacity=capacity,
+  )
 
 
-def _threshold(random: np.random.Generator, high: bool = True) -> float:
-  kind, place = random.random(2)
-  if kind < 0.4:
-    return 0.0
-  if high and kind < 0.55:
-    return 1.0
-  return float(_LOWEST * (_HIGHEST / _LOWEST) ** place)
+def rows_of(
+  curves: curves_lib.Curves,
+  variant: Variant,
+  costs: settings_cost.Costs | None = None,
+) -> list[dict[str, Any]]:
+  """A row for every choice and ratio.
+
+  Args:
+    curves: of this variant.
+    variant: its window and reduction.
+    costs: of the same curves; left out when None.
+
+  Returns:
+    KEY, then kept, mass and recall by stage (means over layers and heads),
+    tokens_per_cluster, run_tokens (of frames), the modelled costs, and by_head:
+    kept and mass, by stage [L, K].
+  """
+  array = lambda name: np.asarray(getattr(curves, name), np.float64)
+  has_recall = curves.recall is not None
+  names = ("kept", "mass", "recall") if has_recall else ("kept", "mass")
+  by_head = {name: array(name) for name in names}
+  groups, runs, grid = array("groups"), array("run_tokens"), array("grid")
+  rows = []
+  for index, choice in enumerate(curves.choices):
+    per_cluster = 1.0 / float(_mean_groups(groups[index]))
+    for place, ratio in enumerate(grid):
+      at = lambda name, i=index, p=place: by_head[name][i, ..., p]
+      row: dict[str, Any] = {
+        "hamming_threshold": choice.hamming_threshold,
+        "hash_bits": choice.hash_bits,
+        "table": choice.table,
+        **variant._asdict(),
+        "wicsum_ratio": round(float(ratio), 6),
+      }
+      for name in ("kept", "mass", "recall"):
+        row[name] = {
+          stage: _mean(at(name)[number]) if name in by_head else None
+          for number, stage in enumerate(curves_lib.STAGES)
+        }
+      row["tokens_per_cluster"] = per_cluster
+      row["run_tokens"] = _mean(runs[index, 0, ..., place])
+      if costs is not None:
+        row |= {
+          name: float(value[index, place])
+          for name, value in costs._asdict().items()
+        }
+      row["by_head"] = {
+        name: dict(zip(curves_lib.STAGES, at(name).tolist(), strict=True))
+        for name in ("kept", "mass")
+      }
+      rows.append(row)
+  return rows
+
+
+def _mean_groups(groups: np.ndarray) -> float:
+  """Clusters by token of a table; heads that share another's have none."""
+  return float(groups[groups > 0].mean())
+
+
+def _mean(values: np.ndarray) -> float | None:
+  value = float(values.mean())
+  return value if np.isfinite(value) else None
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+  """What tells a row from others."""
+  return tuple(row[name] for name in KEY)
+
+
+def spread(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+  """Some rows that lie apart in Th_hd and Th_r.
+
+  Args:
+    rows: of one variant, N_hp and table; every ratio for each Th_hd.
+    number: how many; all rows between the ends of Th_r when there are fewer.
+
+  Example:
+    >>> rows = [{"hamming_threshold": h, "wicsum_ratio": r / 10}
+    ...         for h in (4, 7, 9) for r in range(11)]
+    >>> [(r["hamming_threshold"], r["wicsum_ratio"]) for r in spread(rows, 4)]
+    [(4, 0.1), (4, 0.9), (9, 0.1), (9, 0.9)]
+  """
+  thresholds = sorted({row["hamming_threshold"] for row in rows})
+  lines = min(len(thresholds), max(1, round(number**0.5)))
+  chosen: list[dict[str, Any]] = []
+  for line, place in enumerate(_apart(len(thresholds), lines)):
+    own = [
+      row
+      for row in rows
+      if row["hamming_threshold"] == thresholds[place]
+      and 0.0 < row["wicsum_ratio"] < 1.0
+    ]
+    each = -(-(number - len(chosen)) // (lines - line))
+    chosen += [own[i] for i in _apart(len(own), min(each, len(own)))]
+  return chosen
+
+
+def _apart(length: int, number: int) -> list[int]:
+  """Places that are equally far apart, both ends among them."""
+  return [int(place + 0.5) for place in np.linspace(0, length - 1, number)]
+
+
+def flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Rows of plain numbers and texts, without those by head; for a CSV."""
+  lines = []
+  for row in rows:
+    line: dict[str, Any] = {}
+    for name, value in row.items():
+      if name in ("kept", "mass", "recall"):
+        line |= {f"{name}_{stage}": one for stage, one in value.items()}
+      elif name == "closed":
+        for field in ("kept", "mass", "recall"):
+          for stage in curves_lib.STAGES:
+            inside = None if value is None else value[field][stage]
+            line[f"closed_{field}_{stage}"] = inside
+      elif name != "by_head":
+        line[name] = value
+    lines.append(line)
+  return lines

@@ -41,6 +41,7 @@ __all__ = [
   "begin",
   "compile_batch",
   "compile_group",
+  "parts",
   "run_batch",
 ]
 
@@ -254,7 +255,7 @@ def run_batch(
   ]
   times = [asked[0].time for asked in episodes[0].questions]
   done = 0
-  for pixels in _parts(episodes, driver.block_frames, times):
+  for pixels in parts(episodes, driver.block_frames, times):
     run = dataclasses.replace(run, observations=())
     stamps = [float(frame) for frame in range(done, done + len(pixels))]
     run = driver_lib.feed_frames(driver, run, pixels, stamps)
@@ -291,10 +292,16 @@ def run_batch(
   return outcomes
 
 
-def _parts(
+def parts(
   episodes: Sequence[episodes_lib.Stream], block: int, times: Sequence[int]
 ) -> Iterator[np.ndarray]:
-  """Frames side by side, u8[F, B, …], cut where questions are asked."""
+  """Frames side by side, u8[F, B, …], cut where questions are asked.
+
+  Args:
+    episodes: B of one length.
+    block: most frames of a part.
+    times: frames after which is asked.
+  """
   done = 0
   for blocks in zip(
     *(episode.pictures(block) for episode in episodes), strict=True

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vrex_jax.codesign import settings
+from vrex_jax.codesign import accuracy_settings as settings
 
 
 def drawn(seed=0, number=25):

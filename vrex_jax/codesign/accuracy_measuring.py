@@ -17,7 +17,7 @@ import numpy as np
 from vrex_jax import driver as driver_lib
 from vrex_jax import policy as policy_lib
 from vrex_jax import programs
-from vrex_jax.codesign import settings as settings_lib
+from vrex_jax.codesign import accuracy_settings as settings_lib
 from vrex_jax.evaluation import cell
 from vrex_jax.evaluation import streaming
 from vrex_jax.models import checkpoint as checkpoint_lib

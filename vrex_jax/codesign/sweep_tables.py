@@ -1,0 +1,106 @@
+"""A sweep as text: settings, and how far the closed loop is from the open."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vrex_jax import summary
+
+__all__ = ["assumptions", "first_of", "gap_table", "table"]
+
+_STAGES = ("frame", "question", "answer")
+_SHOWN = (0.1, 0.2, 0.3, 0.5)
+
+
+def first_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Rows of the first N_hp, table and variant."""
+  names = ("hash_bits", "table", "recent_tokens", "rows", "votes")
+  return [row for row in rows if all(row[n] == rows[0][n] for n in names)]
+
+
+def assumptions(platform: str, model: str, cache_tokens: int) -> str:
+  """What the modelled figures take for granted, for the screen."""
+  return (
+    f"latency and energy are modelled: {model} on {platform} over"
+    f" {cache_tokens} cached tokens; ratios of the recording are transferred to"
+    " it by relative depth (another model might choose otherwise), chosen one"
+    " layer ahead; of what is attended the share that the law of residency"
+    " gives at the paper's ratio is fetched\n"
+  )
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """For every choice the thresholds nearest to a few; all are in the CSV."""
+  header = ["Th_hd", "N_hp", "table", "rows", "recent", "Th_r", "frame %",
+            "question %", "answer %", "mass, frame %", "question %",
+            "recall %", "tokens/cluster", "frame ms", "frame J"]  # fmt: skip
+  ratios = sorted({row["wicsum_ratio"] for row in rows})
+  shown = {min(ratios, key=lambda one: abs(one - near)) for near in _SHOWN}
+  lines = [
+    [
+      str(row["hamming_threshold"]),
+      str(row["hash_bits"]),
+      row["table"],
+      row["rows"] + (f":{row['votes']}" if row["rows"] == "vote" else ""),
+      "frame" if row["recent_tokens"] is None else str(row["recent_tokens"]),
+      f"{row['wicsum_ratio']:.3f}",
+      *(_percent(row["kept"][stage]) for stage in _STAGES),
+      *(_percent(row["mass"][stage]) for stage in _STAGES[:2]),
+      _percent(row["recall"]["question"]),
+      f"{row['tokens_per_cluster']:.1f}",
+      f"{1e3 * row['frame_latency_s']:.1f}",
+      f"{row['frame_energy_low_j']:.2f}-{row['frame_energy_high_j']:.2f}",
+    ]
+    for row in rows
+    if row["wicsum_ratio"] in shown
+  ]
+  return summary.aligned(header, lines)
+
+
+def gap_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Open loop, closed loop, difference in points, for rows that were run."""
+  header = ["closed loop: Th_hd", "Th_r", "frame %", "open", "question %",
+            "open", "mass, frame %", "open", "question %", "open",
+            "recall %", "open", "right"]  # fmt: skip
+  lines = []
+  for row in rows:
+    pair = lambda name, stage, row=row: [
+      _percent(one[name][stage]) for one in (row["closed"], row)
+    ]
+    lines.append(
+      [
+        str(row["hamming_threshold"]),
+        f"{row['wicsum_ratio']:.3f}",
+        *pair("kept", "frame"),
+        *pair("kept", "question"),
+        *pair("mass", "frame"),
+        *pair("mass", "question"),
+        *pair("recall", "question"),
+        f"{row['closed']['right']}/{row['closed']['asked']}",
+      ]
+    )
+  means = [
+    f"{name} of {stage}s"
+    f" {_points([_gap(row, name, stage) for row in rows])} points"
+    for name in ("kept", "mass")
+    for stage in _STAGES[:2]
+  ]
+  return (
+    f"{summary.aligned(header, lines)}\n"
+    f"closed less open, mean (largest either way): {', '.join(means)}"
+  )
+
+
+def _gap(row: Mapping[str, Any], name: str, stage: str) -> float:
+  closed, open_ = row["closed"][name][stage], row[name][stage]
+  return float("nan") if None in (closed, open_) else closed - open_
+
+
+def _points(gaps: Sequence[float]) -> str:
+  known = [100 * gap for gap in gaps if gap == gap]
+  if not known:
+    return "-"
+  return f"{sum(known) / len(known):+.1f} ({max(known, key=abs):+.1f})"
+
+
+def _percent(value: float | None) -> str:
+  return "-" if value is None or value != value else f"{100 * value:.1f}"

@@ -1,0 +1,522 @@
+"""One pass over a recording, for all settings of ReSV together.
+
+  chunk ─► attention mass of every past token          once
+        ─► for each static choice (Th_hd, N_hp, table):
+             mean keys ─► scores ─► one sort a row      (`ranking`)
+             ─► what is kept from which ratio on: tokens, mass, evidence, runs
+        ─► its keys join clusters                       (`assignment`)
+
+What is kept at a ratio r is all that enters at or below it, so a chunk adds to
+histograms over the ratios, and their running sums are the curves. The walk does
+what `replay.replay` does at each setting by itself.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vrex_jax import policy as policy_lib
+from vrex_jax import recording as recording_lib
+from vrex_jax.codesign import assignment
+from vrex_jax.codesign import ranking
+from vrex_jax.errors import InputError
+from vrex_jax.resv import wicsum
+
+__all__ = ["STAGES", "Options", "Sums", "walk"]
+
+STAGES = policy_lib.STAGES[1:]
+"""Stages that retrieve."""
+_BATCH = 16
+"""Events that are looked at together, at most."""
+_SCORES = 2**15
+"""Scores that are sorted in one call, about."""
+_FIELDS = ("kept", "mass", "recall", "runs", "buckets", "worst_buckets")
+
+
+class Options(NamedTuple):
+  """Static. What all settings of a walk share; defaults are those of `resv`.
+
+  Attributes:
+    recent_tokens: always attended, and not fetched; one frame when None.
+    sink_tokens: first tokens of the stream, always attended.
+    rows: "union", "vote" or "pooled".
+    votes: for "vote".
+    buckets: of the WTU.
+    temperature: smears every entry (`relaxed`); None for the exact rule.
+    seed: of the hyperplanes.
+  """
+
+  recent_tokens: int | None = None
+  sink_tokens: int = 4
+  rows: str = "union"
+  votes: int = 2
+  buckets: int = wicsum.BUCKETS
+  temperature: float | None = None
+  seed: int = 0
+
+
+class Sums(NamedTuple):
+  """Static. Sums over the events of each stage that have a past.
+
+  Attributes:
+    seen: past tokens.
+    recent: of them, always attended and on the device.
+    events: how many.
+    shown: events whose evidence is known.
+    rows: query rows of a head.
+    kept: tokens attended.
+    mass: shares of the past's attention.
+    recall: shares of the evidence's tokens.
+    runs: contiguous runs of what is fetched, laid out by cluster.
+    buckets: early-exit buckets visited, mean over rows.
+    worst_buckets: the same, of the row that needs most.
+    clusters: before the event.
+  """
+
+  seen: np.ndarray  # f64 [3]
+  recent: np.ndarray  # f64 [3]
+  events: np.ndarray  # f64 [3]
+  shown: np.ndarray  # f64 [3]
+  kept: np.ndarray  # f64 [Z, 3, L, K, ratios]
+  mass: np.ndarray  # f64 [Z, 3, L, K, ratios]
+  recall: np.ndarray  # f64 [Z, 3, L, K, ratios]
+  runs: np.ndarray  # f64 [Z, 3, L, K, ratios]
+  buckets: np.ndarray  # f64 [Z, 3, L, K, ratios]
+  worst_buckets: np.ndarray  # f64 [Z, 3, L, K, ratios]
+  clusters: np.ndarray  # f64 [Z, 3, L, K]
+
+
+class _Slots:
+  """The past as buffers that are written at a cursor."""
+
+  def __init__(self, recording: recording_lib.Recording):
+    layers, heads, tokens, width = recording.key.shape
+    self.key = np.zeros((layers * heads, tokens, width), np.float32)
+    self.position = np.zeros(tokens, np.int64)
+    self.frame = np.zeros(tokens, np.int64)
+    self.cursor = 0
+
+  def append(self, recording: recording_lib.Recording, span: slice) -> slice:
+    """Writes tokens; where they lie."""
+    layers, heads, _, width = recording.key.shape
+    end = self.cursor + span.stop - span.start
+    place = slice(self.cursor, end)
+    key = recording.key[:, :, span].astype(np.float32)
+    self.key[:, place] = key.reshape(layers * heads, -1, width)
+    self.position[place] = recording.position[span]
+    is_frame = recording.kind[span] == policy_lib.STAGES.index("frame")
+    self.frame[place] = np.where(is_frame, recording.frame[span], -1)
+    self.cursor = end
+    return place
+
+
+class _Table:
+  """Clusters of one static choice, as far as the walk is."""
+
+  def __init__(
+    self, opener: np.ndarray, branch: np.ndarray, heads: int, width: int
+  ):
+    layers, tables, tokens = opener.shape
+    cluster, number = assignment.columns(opener, branch)
+    wide = lambda array: np.repeat(array, heads // tables, axis=1).reshape(
+      layers * heads, tokens
+    )
+    self.cluster, self.number = wide(cluster), wide(number)
+    self.heads = np.arange(layers * heads)
+    size = int(self.number.max())
+    self.total = np.zeros((layers * heads, size, width), np.float32)
+    self.count = np.zeros((layers * heads, size), np.int64)
+    self.member = np.zeros((layers * heads, tokens), np.int64)
+    self.filled = np.zeros(layers * heads, np.int64)
+
+  def insert(self, key: np.ndarray, span: slice, place: slice) -> None:
+    """Tokens of a chunk join, one after the other."""
+    self.member[:, place] = self.cluster[:, span]
+    for offset, token in enumerate(range(span.start, span.stop)):
+      at = (self.heads, self.cluster[:, token])
+      self.total[at] += key[:, offset]
+      self.count[at] += 1
+    self.filled = self.number[:, span.stop - 1]
+
+  def save(self) -> tuple[np.ndarray, ...]:
+    most = int(self.filled.max(initial=0))
+    return (
+      self.total[:, :most].copy(),
+      self.count[:, :most].copy(),
+      self.filled,
+    )
+
+  def restore(self, saved: tuple[np.ndarray, ...]) -> None:
+    total, count, filled = saved
+    most = total.shape[1]
+    self.total[:, :most], self.total[:, most:] = total, 0
+    self.count[:, :most], self.count[:, most:] = count, 0
+    self.filled = filled
+
+
+class _Event(NamedTuple):
+  """One event before its tokens join; A = layers times KV heads."""
+
+  query: np.ndarray  # f32 [A, M, H]
+  mass: np.ndarray  # f64 [A, past], those always attended 0
+  always: np.ndarray  # i64 [always attended]
+  always_mass: np.ndarray  # f64 [A]
+  sinks: np.ndarray  # i64 [sinks that are not recent]
+  evidence: np.ndarray | None  # f64 [past], those always attended 0
+  always_evidence: float
+  past: int
+  recent: int
+
+
+class _Clusters(NamedTuple):
+  """What an event, or several, ask of one table; free: not always attended."""
+
+  scores: np.ndarray  # f32 [A, M, C]
+  tokens: np.ndarray  # i64 [A, C]
+  free: np.ndarray  # i64 [A, C]
+  sinks: np.ndarray  # i64 [A, C]
+  mass: np.ndarray  # f64 [A, C]
+  evidence: np.ndarray  # f64 [A, C]
+  filled: np.ndarray  # i64 [A]
+
+
+def walk(
+  recording: recording_lib.Recording,
+  choices: Sequence[tuple[int, int, str]],
+  grid: np.ndarray,
+  options: Options,
+  evidence: Mapping[int, np.ndarray] | None = None,
+) -> Sums:
+  """Goes through a recording once.
+
+  Args:
+    recording: one stream.
+    choices: Z times (Th_hd, N_hp, table).
+    grid: f[ratios], rising.
+    options: what all share.
+    evidence: event -> frames that show what it needs.
+
+  Raises:
+    InputError: the recording has no frame with a past.
+  """
+  recording = _only_valid(recording)
+  chunks = recording_lib.chunks_of(recording)
+  branches = recording_lib.branches_of(recording, chunks)
+  _check(chunks)
+  layers, heads, tokens = recording.key.shape[:3]
+  grid = np.asarray(grid, np.float32).astype(np.float64)
+  if options.recent_tokens is None:
+    longest = max(c.last - c.first for c in chunks if c.stage == "frame")
+    options = options._replace(recent_tokens=longest)
+  branch = np.full(tokens, -1, np.int32)
+  for chunk, number in zip(chunks, branches, strict=True):
+    branch[chunk.first : chunk.last] = number
+  tables = _tables(recording, choices, branch, options.seed)
+  sums = _zeros(len(choices), layers * heads, len(grid))
+  slots = _Slots(recording)
+  saved = None
+  for number, batch in _batches(chunks, branches):
+    if saved is not None and saved[0] != number:
+      _, slots.cursor, kept = saved
+      for table, one in zip(tables, kept, strict=True):
+        table.restore(one)
+      saved = None
+    if saved is None and number >= 0:
+      saved = (number, slots.cursor, [table.save() for table in tables])
+    asked: list[list[_Clusters]] = [[] for _ in tables]
+    stage = STAGES.index(batch[0].stage) if batch[0].stage in STAGES else -1
+    for chunk in batch:
+      span = slice(chunk.first, chunk.last)
+      if stage >= 0 and slots.cursor:
+        event = _event(recording, slots, span, options, evidence)
+        _add_event(sums, stage, event)
+        for table, own in zip(tables, asked, strict=True):
+          own.append(_clusters(table, event, batch[-1].last))
+      place = slots.append(recording, span)
+      for table in tables:
+        table.insert(slots.key[:, place], span, place)
+    for index, own in enumerate(asked):
+      if own:
+        whole = _Clusters(*map(np.concatenate, zip(*own, strict=True)))
+        for piece in _pieces(whole, layers * heads):
+          _add_table(sums, index, stage, piece, grid, options)
+  return _shaped(sums, layers, heads, options)
+
+
+def _batches(
+  chunks: Sequence[recording_lib.Chunk], branches: Sequence[int]
+) -> Iterator[tuple[int, list[recording_lib.Chunk]]]:
+  """Chunks of one stage, length and branch that follow each other, with it."""
+  alike: list[recording_lib.Chunk] = []
+  before = None
+  for chunk, number in zip(chunks, branches, strict=True):
+    kind = (number, chunk.stage, chunk.last - chunk.first)
+    if alike and (kind != before or len(alike) == _BATCH):
+      yield before[0], alike  # type: ignore[index]
+      alike = []
+    alike.append(chunk)
+    before = kind
+  if before is not None:
+    yield before[0], alike
+
+
+def _only_valid(recording: recording_lib.Recording) -> recording_lib.Recording:
+  """Without padding, which takes no part in anything."""
+  valid = recording.valid
+  if valid.all():
+    return recording
+  return recording_lib.Recording(
+    *(
+      array
+      if name == "frequencies"
+      else array[:, :, valid]
+      if array.ndim == 4
+      else array[valid]
+      for name, array in recording._asdict().items()
+    )
+  )
+
+
+def _check(chunks: Sequence[recording_lib.Chunk]) -> None:
+  if len(chunks) < 2 or all(chunk.stage != "frame" for chunk in chunks[1:]):
+    raise InputError(
+      "the recording has no frame with a past; a sweep reads what frames would"
+      " have kept of it: record a longer stream"
+    )
+
+
+def _tables(
+  recording: recording_lib.Recording,
+  choices: Sequence[tuple[int, int, str]],
+  branch: np.ndarray,
+  seed: int,
+) -> list[_Table]:
+  """A table for every choice; Th_hd side by side where the codes are alike."""
+  tables: list[_Table | None] = [None] * len(choices)
+  for bits, kind in dict.fromkeys(choice[1:] for choice in choices):
+    alike = [i for i, one in enumerate(choices) if one[1:] == (bits, kind)]
+    codes = assignment.codes_of(
+      recording.key, hash_bits=bits, table=kind, seed=seed
+    )
+    thresholds = np.array([choices[i][0] for i in alike], np.int32)
+    found = jax.device_get(assignment.openers(codes, branch, thresholds))
+    heads, width = recording.key.shape[1], recording.key.shape[3]
+    for index, opener in zip(alike, found, strict=True):
+      tables[index] = _Table(opener, branch, heads, width)
+  return [table for table in tables if table is not None]
+
+
+def _event(
+  recording: recording_lib.Recording,
+  slots: _Slots,
+  span: slice,
+  options: Options,
+  evidence: Mapping[int, np.ndarray] | None,
+) -> _Event:
+  layers, heads, _, width = recording.key.shape
+  query = recording.query[:, :, span].astype(np.float32)
+  query = query.reshape(layers * heads, -1, width)
+  past = slots.cursor
+  mass = _attention_mass(query, slots.key[:, :past])
+  position = slots.position[:past]
+  recent = recording.position[span.start] - position <= options.recent_tokens
+  sink = position < options.sink_tokens
+  always = np.flatnonzero(recent | sink)
+  always_mass = mass[:, always].sum(axis=1)
+  mass[:, always] = 0.0
+  shown, always_shown = None, 0.0
+  frames = (evidence or {}).get(int(recording.event[span.start]))
+  if frames is not None and np.isin(slots.frame[:past], frames).any():
+    shown = np.isin(slots.frame[:past], frames).astype(np.float64)
+    shown /= shown.sum()
+    always_shown = float(shown[always].sum())
+    shown[always] = 0.0
+  if options.rows == "pooled":
+    query = query.mean(axis=1, keepdims=True)
+  return _Event(
+    query,
+    mass,
+    always,
+    always_mass,
+    np.flatnonzero(sink & ~recent),
+    shown,
+    always_shown,
+    past,
+    int(recent.sum()),
+  )
+
+
+def _attention_mass(query: np.ndarray, key: np.ndarray) -> np.ndarray:
+  """Share of the past's attention on every token, mean over rows: [A, past]."""
+  scores = np.matmul(query * query.shape[-1] ** -0.5, key.swapaxes(1, 2))
+  scores -= scores.max(axis=-1, keepdims=True)
+  weights = np.exp(scores, out=scores)
+  share = 1.0 / (weights.sum(axis=-1, keepdims=True) * weights.shape[1])
+  return np.matmul(share.swapaxes(1, 2), weights)[:, 0].astype(np.float64)
+
+
+def _zeros(choices: int, heads: int, ratios: int) -> Sums:
+  wide = lambda: np.zeros((choices, len(STAGES), heads, ratios + 1))
+  small = lambda: np.zeros(len(STAGES))
+  return Sums(
+    seen=small(),
+    recent=small(),
+    events=small(),
+    shown=small(),
+    clusters=np.zeros((choices, len(STAGES), heads)),
+    **{name: wide() for name in _FIELDS},
+  )
+
+
+def _add_event(sums: Sums, stage: int, event: _Event) -> None:
+  sums.events[stage] += 1
+  sums.seen[stage] += event.past
+  sums.recent[stage] += event.recent
+  sums.shown[stage] += event.evidence is not None
+  for name, value in (
+    ("kept", len(event.always)),
+    ("mass", event.always_mass),
+    ("recall", event.always_evidence),
+  ):
+    getattr(sums, name)[:, stage, :, 0] += value
+
+
+def _clusters(table: _Table, event: _Event, end: int) -> _Clusters:
+  """An event's scores and what stands behind each cluster.
+
+  Args:
+    table: before the event's tokens join.
+    event: the event.
+    end: token behind the batch; tables of all its events are cut alike.
+  """
+  most = int(table.number[:, end - 1].max())
+  heads = len(table.filled)
+  count = table.count[:, :most].copy()
+  scores = np.matmul(event.query, table.total[:, :most].swapaxes(1, 2))
+  scores /= np.maximum(count, 1)[:, None].astype(np.float32)
+  free, sinks = count.copy(), np.zeros_like(count)
+  for slots, array, step in ((event.always, free, -1), (event.sinks, sinks, 1)):
+    np.add.at(array, (table.heads[:, None], table.member[:, slots]), step)
+  place = (table.heads[:, None] * most + table.member[:, : event.past]).ravel()
+  by_cluster = lambda weights: np.bincount(
+    place, weights.ravel(), heads * most
+  ).reshape(heads, most)
+  evidence: np.ndarray = np.zeros((heads, most))
+  if event.evidence is not None:
+    shape = (heads, event.past)
+    evidence = by_cluster(np.broadcast_to(event.evidence, shape))
+  return _Clusters(
+    scores, count, free, sinks, by_cluster(event.mass), evidence, table.filled
+  )
+
+
+def _add_table(
+  sums: Sums,
+  index: int,
+  stage: int,
+  asked: _Clusters,
+  grid: np.ndarray,
+  options: Options,
+) -> None:
+  """What one static choice keeps of some events' pasts, from which ratio on."""
+  heads, ratios = sums.clusters.shape[-1], len(grid)
+  together = lambda array: array.reshape(-1, heads, array.shape[-1]).sum(axis=0)
+  ranked = ranking.rank(asked.scores, asked.tokens)
+  visited = ranking.buckets_visited(
+    ranked, asked.scores, asked.tokens, grid, options.buckets
+  )
+  own = lambda name: getattr(sums, name)[index, stage]
+  own("buckets")[:, :ratios] += together(visited.mean(axis=1))
+  own("worst_buckets")[:, :ratios] += together(visited.max(axis=1))
+  own("clusters")[...] += asked.filled.reshape(-1, heads).sum(axis=0)
+  values = {"kept": asked.free, "mass": asked.mass, "recall": asked.evidence}
+  if options.temperature is not None:
+    weights = ranking.soft_weights(ranked.enters, grid, options.temperature)
+    soft = {
+      name: np.einsum("ac,acr->ar", value, weights)
+      for name, value in values.items()
+    }
+    soft["runs"] = _soft_runs(weights, asked.free, asked.sinks)
+    for name, value in soft.items():
+      own(name)[:, :ratios] += np.diff(together(value), prepend=0.0, axis=-1)
+    return
+  entry = ranking.kept_from(ranked.enters, options.rows, options.votes)
+  place = np.searchsorted(grid, entry)
+  row = np.arange(len(place))[:, None] % heads * (ratios + 1)
+  histogram = lambda at, weights: np.bincount(
+    (row + at).ravel(), weights.ravel(), heads * (ratios + 1)
+  ).reshape(heads, ratios + 1)
+  for name, value in values.items():
+    if value.any():
+      own(name)[...] += histogram(place, value)
+  for at, weights in _run_ends(place, asked.free, asked.sinks):
+    own("runs")[...] += histogram(at, weights)
+
+
+def _pieces(whole: _Clusters, heads: int) -> Iterator[_Clusters]:
+  """Events by and by, as many at once as a core's cache holds scores of."""
+  own = whole.scores[:heads].size
+  step = heads * max(1, _SCORES // own)
+  for first in range(0, len(whole.tokens), step):
+    yield _Clusters(*(array[first : first + step] for array in whole))
+
+
+def _segments(
+  free: np.ndarray, sinks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The layout by cluster: in each its sinks, which are oldest, then the rest.
+
+  Returns:
+    Whether each of the 2 C segments holds a token, b[A, 2 C], and the place of
+    the last one before it that does, i64[A, 2 C]; -1 for none.
+  """
+  there = np.stack([sinks > 0, free > 0], axis=-1).reshape(len(free), -1)
+  place = np.where(there, np.arange(there.shape[1]), -1)
+  last = np.maximum.accumulate(place, axis=1)
+  before = np.pad(last[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  return there, before
+
+
+def _run_ends(
+  place: np.ndarray, free: np.ndarray, sinks: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Runs as (ratio, weight): a segment begins one, a neighbour takes it away.
+
+  Two neighbours are wanted together from the larger of their ratios on.
+  """
+  there, before = _segments(free, sinks)
+  enters = np.stack([np.zeros_like(place), place], axis=-1)
+  enters = enters.reshape(len(free), -1)
+  beside = np.take_along_axis(enters, np.maximum(before, 0), axis=1)
+  joined = there & (before >= 0)
+  return [
+    (enters, there.astype(np.float64)),
+    (np.maximum(enters, beside), -joined.astype(np.float64)),
+  ]
+
+
+def _soft_runs(
+  weights: np.ndarray, free: np.ndarray, sinks: np.ndarray
+) -> np.ndarray:
+  """Runs at soft weights: neighbours are wanted as surely as the less is."""
+  there, before = _segments(free, sinks)
+  sure = np.stack([np.ones_like(weights), weights], axis=2)
+  sure = sure.reshape(len(free), -1, weights.shape[-1])
+  beside = np.take_along_axis(sure, np.maximum(before, 0)[..., None], axis=1)
+  joined = there & (before >= 0)
+  both = np.minimum(sure, beside) * joined[..., None]
+  return np.sum(sure * there[..., None] - both, axis=1)
+
+
+def _shaped(sums: Sums, layers: int, heads: int, options: Options) -> Sums:
+  """Histograms summed along the ratios, layers and heads apart."""
+  shaped = {}
+  for name in _FIELDS:
+    value = getattr(sums, name)[..., :-1]
+    if "buckets" not in name:
+      value = np.cumsum(value, axis=-1)
+    shaped[name] = value.reshape(*value.shape[:2], layers, heads, -1)
+  clusters = sums.clusters.reshape(*sums.clusters.shape[:2], layers, heads)
+  return sums._replace(clusters=clusters, **shaped)
