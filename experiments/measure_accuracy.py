@@ -25,15 +25,14 @@ import tqdm
 from absl import flags
 
 from vrex_jax import command
-from vrex_jax import disturbing
 from vrex_jax import interrupt
 from vrex_jax import policy_syntax
 from vrex_jax import summary
+from vrex_jax.codesign import accuracy_kept
 from vrex_jax.codesign import accuracy_measuring as measuring
 from vrex_jax.codesign import accuracy_points
 from vrex_jax.codesign import accuracy_settings as settings_lib
 from vrex_jax.errors import InputError
-from vrex_jax.evaluation import calibration
 from vrex_jax.evaluation import cell
 from vrex_jax.evaluation import streaming
 from vrex_jax.evaluation import words
@@ -46,16 +45,16 @@ _PREFILLS = flags.DEFINE_integer(
   "prefills", 20, "Settings of frames, undisturbed.", lower_bound=2
 )
 _DISTURBED = flags.DEFINE_integer(
-  "disturbed", 3, "Settings of frames with each --disturb.", lower_bound=1
+  "disturbed", 2, "Settings of frames with each --disturb.", lower_bound=1
 )
 _TEXTS = flags.DEFINE_integer(
-  "texts", 5, "Settings of questions asked on each.", lower_bound=1
+  "texts", 4, "Settings of questions asked on each.", lower_bound=1
 )
 _DISTURB = flags.DEFINE_list(
-  "disturb", ["channel_scale", "sink"], "Some of these, or empty."
+  "disturb", list(accuracy_kept.SIZES), "Some of these, or empty."
 )
 _HAMMING = flags.DEFINE_list(
-  "hamming_thresholds", ["2", "7", "9", "11", "13"], "Taken in turn."
+  "hamming_thresholds", ["4", "7", "9", "11", "13"], "Taken in turn."
 )
 _BATCH = flags.DEFINE_integer("batch", 8, "Streams side by side.", 1)
 _BATCHES = flags.DEFINE_integer("batches", 3, "Batches of each setting.", 1)
@@ -78,18 +77,16 @@ _SMOKE_SETTINGS: dict[str, Any] = {
   "prefills": 2,
   "texts": 2,
   "disturb": [],
-  "hamming_thresholds": ["2", "7"],
+  "hamming_thresholds": ["7", "9"],
   "batch": 2,
   "batches": 1,
   "pool": 2,
 }
 _FILES = ("config.toml", "metrics.json", "answers.csv")
-_DISTURBANCES = ("channel_scale", "sink")
-"""Under a bias of all keys every code is alike and ReSV reads everything."""
-_ROOM = 5
-"""Clusters for every frame: one for each of its four tokens, and text."""
+_ROOM = 3
+"""Clusters that a table can hold, for every frame of four tokens. Fewer than two
+are used at a Hamming threshold of 4."""
 _ANSWER = "the prefill under way is finished first; Ctrl-C again drops it"
-_SIZES = {"channel_scale": 1.0, "sink": 8.0}
 Rows = list[dict[str, Any]]
 """By `what`: "full" and "point"."""
 
@@ -100,10 +97,10 @@ def _check_flags() -> None:
       if not flags.FLAGS[name].present:
         flags.FLAGS[name].value = value
   for name in _DISTURB.value:
-    if name not in _DISTURBANCES:
+    if name not in accuracy_kept.SIZES:
       raise InputError(
         f"--disturb is {name!r}; it must be some of"
-        f" {', '.join(_DISTURBANCES)}: correct it"
+        f" {', '.join(accuracy_kept.SIZES)}: correct it"
       )
   if _BATCHES.value > _POOL.value:
     raise InputError(
@@ -133,7 +130,7 @@ def _prefills(
 ) -> list[settings_lib.Prefill]:
   decoder = model.config.decoder
   plain = disturb == "none"
-  place = ["none", *_DISTURBANCES].index(disturb)
+  place = ["none", *accuracy_kept.SIZES].index(disturb)
   return settings_lib.design(
     _PREFILLS.value if plain else _DISTURBED.value,
     (decoder.num_layers, decoder.num_kv_heads),
@@ -202,17 +199,9 @@ def _measure(
 ) -> None:
   """Adds the rows of one disturbance that are missing."""
   shape = episodes_lib.EpisodeConfig(frames=_FRAMES.value)
-  options = streaming.StreamOptions(batch=_BATCH.value)
-  if disturb != "none":
-    options = streaming.StreamOptions(
-      batch=_BATCH.value,
-      disturb=disturbing.make(
-        disturb,
-        _SIZES[disturb],
-        calibration.sizes_of(model),
-        model.config.decoder,
-      ),
-    )
+  options = streaming.StreamOptions(
+    batch=_BATCH.value, disturb=accuracy_kept.disturbance(model, disturb)
+  )
   own = lambda what: [
     row for row in rows if row["what"] == what and row["disturb"] == disturb
   ]

@@ -25,7 +25,9 @@ __all__ = [
   "from_lines",
   "load",
   "point",
+  "read_lines",
   "save",
+  "table_of",
 ]
 
 STAGES = ("frame", "question", "answer")
@@ -39,6 +41,7 @@ PACKAGED = pathlib.Path(__file__).parent / "data" / "accuracy_points.csv"
 _GROUPS = {"qa": "qa", "narration": "narration_old"}
 _PLAIN = ("disturb", "prefill", "frames", "streams", "hamming_threshold")
 _TEXTS = ("disturb",)
+_TABLES = ("ratio", "kept", "mass", "size")
 
 
 class Points(NamedTuple):
@@ -53,6 +56,7 @@ class Points(NamedTuple):
     ratio: thresholds.
     kept: share of the past's tokens they keep, open loop.
     mass: share of the past's attention they keep, open loop.
+    size: past tokens for each cluster; the same at every stage.
     full: right answers of `full`, by `FIGURES`.
     drop: of right answers against `full`, by `FIGURES`.
     error: standard error of the drop, by `FIGURES`; see `point`.
@@ -69,6 +73,7 @@ class Points(NamedTuple):
   ratio: np.ndarray  # f64 [P, 3, L, K]
   kept: np.ndarray  # f64 [P, 3, L, K]
   mass: np.ndarray  # f64 [P, 3, L, K]
+  size: np.ndarray  # f64 [P, 3, L, K]
   full: np.ndarray  # f64 [P, 2]
   drop: np.ndarray  # f64 [P, 2]
   error: np.ndarray  # f64 [P, 2]
@@ -136,6 +141,35 @@ def columns(**tables: np.ndarray) -> dict[str, float]:
 _TALLY = ("right", "asked")
 
 
+def table_of(line: Mapping[str, Any], name: str) -> np.ndarray:
+  """What `columns` wrote under a name: f64[3, L, K]."""
+  shape = _shape(line, name)
+  return np.array(
+    [float(line[column]) for column in _named(name, shape)]
+  ).reshape(shape)
+
+
+def _named(name: str, shape: tuple[int, int, int]) -> list[str]:
+  return [
+    f"{name}_{STAGES[stage]}_{layer}_{head}"
+    for stage, layer, head in np.ndindex(shape)
+  ]
+
+
+def _shape(line: Mapping[str, Any], name: str) -> tuple[int, int, int]:
+  """(3, L, K) by the columns of frames; zeros if there are none."""
+  stem = f"{name}_frame_"
+  places = [
+    tuple(map(int, column.removeprefix(stem).split("_")))
+    for column in line
+    if column and column.startswith(stem)
+  ]
+  layers, heads = (
+    1 + max((place[axis] for place in places), default=-1) for axis in (0, 1)
+  )
+  return len(STAGES), layers, heads
+
+
 def save(
   lines: Sequence[Mapping[str, Any]],
   path: pathlib.Path,
@@ -167,15 +201,22 @@ def load(path: str | pathlib.Path = PACKAGED) -> Points:
   Raises:
     InputError: no such file, or not one that `save` writes.
   """
+  return from_lines(read_lines(path), path)
+
+
+def read_lines(path: str | pathlib.Path) -> list[dict[str, Any]]:
+  """Lines of a CSV, as texts.
+
+  Raises:
+    InputError: no such file, or no text.
+  """
   try:
     text = pathlib.Path(path).read_text(encoding="utf-8")
   except (OSError, UnicodeDecodeError) as error:
     reason = getattr(error, "strerror", None) or "it is no text"
     raise _unusable(path, reason) from error
-  rows = csv.DictReader(
-    line for line in text.splitlines() if not line.startswith("#")
-  )
-  return from_lines(list(rows), path)
+  plain = (line for line in text.splitlines() if not line.startswith("#"))
+  return list(csv.DictReader(plain))
 
 
 def from_lines(
@@ -192,14 +233,10 @@ def from_lines(
   """
   if not rows:
     raise _unusable(path, "it holds no points")
-  shape = _shape(rows[0])
-  named = lambda stem: [
-    f"{stem}_{STAGES[stage]}_{layer}_{head}"
-    for stage, layer, head in np.ndindex(shape)
-  ]
+  shape = _shape(rows[0], "ratio")
   columns = {
     **{name: [name] for name in _PLAIN},
-    **{name: named(name) for name in ("ratio", "kept", "mass")},
+    **{name: _named(name, shape) for name in _TABLES},
     **{
       name: [f"{figure}_{name}" for figure in FIGURES]
       for name in ("full", "drop", "error", "recall")
@@ -215,24 +252,11 @@ def from_lines(
   }
   for name in _PLAIN:
     found[name] = found[name][:, 0]
-  for name in ("ratio", "kept", "mass"):
+  for name in _TABLES:
     found[name] = found[name].reshape(len(rows), *shape)
   if not np.all(found["error"] > 0):
     raise _unusable(path, "a standard error is not above 0")
   return Points(**found)
-
-
-def _shape(row: Mapping[str, Any]) -> tuple[int, int, int]:
-  """(3, L, K) by the columns of the thresholds of frames; zeros if none."""
-  places = [
-    tuple(map(int, name.split("_")[2:]))
-    for name in row
-    if name and name.startswith("ratio_frame_") and name[-1].isdigit()
-  ]
-  layers, heads = (
-    1 + max((place[axis] for place in places), default=-1) for axis in (0, 1)
-  )
-  return len(STAGES), layers, heads
 
 
 def _column(
