@@ -84,7 +84,7 @@ _SMOKE_SETTINGS: dict[str, Any] = {
 }
 _FILES = ("config.toml", "metrics.json", "answers.csv")
 _ROOM = 3
-"""Clusters that a table can hold, for every frame of four tokens. Fewer than two
+"""Clusters that a table can hold for every frame of four tokens; fewer than two
 are used at a Hamming threshold of 4."""
 _ANSWER = "the prefill under way is finished first; Ctrl-C again drops it"
 Rows = list[dict[str, Any]]

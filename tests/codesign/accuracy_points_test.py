@@ -36,7 +36,9 @@ def point(right=(9.0, 8.0), full=(10.0, 10.0), **plain):
     **(given | plain),
   )
   return line | points_lib.columns(
-    kept=np.full(SHAPE, 0.125), mass=np.linspace(0, 1, 6).reshape(SHAPE)
+    kept=np.full(SHAPE, 0.125),
+    mass=np.linspace(0, 1, 6).reshape(SHAPE),
+    size=np.full(SHAPE, 12.0),
   )
 
 
@@ -83,7 +85,7 @@ def test_points_come_back_from_their_file(tmp_path):
     (lambda text: text.replace("0.25", "much"), "ratio holds what is no num"),
     (lambda text: text.replace("0.25", "nan"), "ratio holds what is not fin"),
     (lambda text: text.replace("0.0612372", "0"), "error is not above 0"),
-    (lambda text: text.rsplit(",", 3)[0], "holds what is no number"),
+    (lambda text: text.rsplit(",", 3)[0], "size holds what is not finite"),
   ],
 )
 def test_a_broken_file_is_one_sentence(tmp_path, spoil, reason):

@@ -1,22 +1,26 @@
 r"""How much accuracy a setting costs, from the attention that it keeps.
 
-A reconstruction of nothing: the papers give no such model. Fitted to measured
-points of the model that ships (`accuracy_points`), for each of two figures,
+The papers give no such model. This one is fitted to measured points of the
+model that ships (`accuracy_points`). For each of two figures,
 
-  λ = Σ_{stage, layer, head} w (1 - mass)^p          w ≥ 0, p ≥ 1
+  λ = Σ_{stage, layer, head} w (size / 16)^q (1 - mass)^p     w ≥ 0, p ≥ 1
   drop = span (1 - exp(-λ / span))
 
-which is 0 where all attention is kept, never falls when any head keeps less,
-bends at 1 - mass = 0 (a little lost attention costs next to nothing), and ends
-at what is left without the past. `narration` reads at frames; `qa` reads at
-frames, which decides what is stored, and at questions.
+`mass` is the share of the past's attention that is kept, `size` the tokens of a
+cluster. The drop is 0 where all attention is kept, never falls when any head
+keeps less, bends at 1 - mass = 0 (a little lost attention costs next to
+nothing), and ends at what is left without the past. `narration` reads at
+frames; `qa` reads at frames, which decides what is stored, and at questions.
+
+Size is there because mass alone misleads: with larger clusters the best one
+holds more attention, and answers are worse.
 
 Nothing in the rooms task depends on what an answer's tokens read: an answer is
 one word, and the question's last token says it. Their cost is *assumed* to be
 that of a question that keeps as much.
 
-Weights have a log-normal prior around one level a stage, with which each head
-that the points say little about falls back to its stage.
+Weights have a log-normal prior around one level a stage, to which each head
+that the points say little about falls back.
 """
 
 from typing import NamedTuple
@@ -50,12 +54,15 @@ SPAN = {"qa": 0.71, "narration": 0.97}
 """Largest drops: right answers of `full`, less 26.5 % that always saying the
 likeliest word of a kind gives, and less the 0 % of narration that a window of
 16 frames gives (512 frames; README, `evaluate_qa.py`)."""
+STAGES_OF = {"qa": (0, 1), "narration": (0,)}
+"""Indices of `accuracy_points.STAGES` that a figure depends on."""
 PRIOR_SPREAD = 1.0
 """Standard deviation of log weights around their stage's: a factor of e."""
 _EXPONENT_SPREAD = 1.0
-"""Of log(p - 1) around p = 2."""
-STAGES_OF = {"qa": (0, 1), "narration": (0,)}
-"""Indices of `accuracy_points.STAGES` that a figure depends on."""
+"""Of log(p - 1) around p = 2, and of q around 0."""
+_SIZE = 16.0
+"""Tokens of a cluster at which weights are given: about what the paper's
+threshold of 7 makes on these streams."""
 _SHARPNESS = 16.0
 
 
@@ -65,11 +72,13 @@ class Figure(flax.struct.PyTreeNode):
   Attributes:
     weight: w of the stages that the figure depends on.
     exponent: p.
+    size_exponent: q.
     span: largest drop.
   """
 
   weight: Float  # f32 [stages, L, K]
   exponent: Float  # f32 []
+  size_exponent: Float  # f32 []
   span: Float  # f32 []
 
 
@@ -89,7 +98,7 @@ class Fitted(NamedTuple):
   """Static. A fit of one figure.
 
   Attributes:
-    model: of `Figure`.
+    model: fitted.
     parameters: numbers that were fitted.
     effective: of them, what the points and not the prior decide: the trace of
       (JᵀJ + prior)⁻¹ JᵀJ.
@@ -100,58 +109,68 @@ class Fitted(NamedTuple):
   effective: float
 
 
-def figures(model: AccuracyModel, mass: Float) -> dict[str, Float]:
+def figures(
+  model: AccuracyModel, mass: Float, groups: Float
+) -> dict[str, Float]:
   """Drops in shares of items, f[] each.
 
   Args:
     model: fitted.
     mass: share of the past's attention that is kept, f[3, L, K], stages frame,
       question, answer.
+    groups: clusters per past token, f[L, K] or f[3, L, K].
 
   Returns:
     "qa", "narration", measured; "answer", assumed: `qa` if questions kept
     what answers keep.
   """
-  as_question = jnp.stack([mass[0], mass[2]])
+  size = jnp.broadcast_to(1.0 / groups, mass.shape)
   return {
-    "qa": predict(model.qa, mass[:2]),
-    "narration": predict(model.narration, mass[:1]),
-    "answer": predict(model.qa, as_question),
+    "qa": predict(model.qa, mass[:2], size[:2]),
+    "narration": predict(model.narration, mass[:1], size[:1]),
+    "answer": predict(model.qa, mass[::2], size[::2]),
   }
 
 
-def drop(model: AccuracyModel, mass: Float, kept: Float | None = None) -> Float:
+def drop(
+  model: AccuracyModel, mass: Float, kept: Float | None, groups: Float
+) -> Float:
   """The worst of `figures`, smoothly: f[], at most 7 % above the worst.
 
   Args:
     model: fitted.
     mass: f[3, L, K].
-    kept: f[3, L, K]; not used by this model. Kept share alone predicts worse
+    kept: f[3, L, K]; not used by this model. Kept share predicts worse
       (docs/accuracy_model.md).
+    groups: f[L, K] or f[3, L, K].
 
   Example:
-    >>> one = Figure(jnp.ones((2, 1, 1)), jnp.float32(2), jnp.float32(0.7))
-    >>> two = Figure(jnp.ones((1, 1, 1)), jnp.float32(2), jnp.float32(0.9))
-    >>> float(drop(AccuracyModel(one, two), jnp.ones((3, 1, 1))))
+    >>> some = jnp.float32(2.0)
+    >>> qa = Figure(jnp.ones((2, 1, 1)), some, some, jnp.float32(0.7))
+    >>> told = Figure(jnp.ones((1, 1, 1)), some, some, jnp.float32(0.9))
+    >>> whole = jnp.ones((3, 1, 1))
+    >>> float(drop(AccuracyModel(qa, told), whole, None, 0.1 * whole))
     0.0
   """
   del kept
-  worst = figures(model, mass)
+  worst = figures(model, mass, groups)
   return smooth.smooth_max(*worst.values(), sharpness=_SHARPNESS)
 
 
-def predict(model: Figure, mass: Float) -> Float:
+def predict(model: Figure, mass: Float, size: Float) -> Float:
   """Drop of one figure, f[...].
 
   Args:
     model: fitted.
     mass: f[..., stages, L, K].
+    size: tokens of a cluster, alike.
   """
   lost = 1.0 - mass
   # 0 to a power has no derivative by the power; rounding may pass 1.
   some = lost > 0
   power = jnp.where(some, jnp.where(some, lost, 1.0) ** model.exponent, 0.0)
-  cost = jnp.sum(model.weight * power, axis=(-3, -2, -1))
+  scale = (size / _SIZE) ** model.size_exponent
+  cost = jnp.einsum("slk,...slk->...", model.weight, scale * power)
   return -model.span * jnp.expm1(-cost / model.span)
 
 
@@ -170,17 +189,18 @@ def fit(
     The model, and by figure how it was fitted. Errors on points left out:
     `accuracy_errors`.
   """
-  found = {
-    name: fit_figure(
+  found = {}
+  for index, name in enumerate(points_lib.FIGURES):
+    stages = STAGES_OF[name]
+    found[name] = fit_figure(
       name,
-      points.mass[:, STAGES_OF[name]],
+      points.mass[:, stages],
+      points.size[:, stages],
       points.drop[:, index],
       points.error[:, index],
       used(points, name),
       prior_spread=prior_spread,
     )
-    for index, name in enumerate(points_lib.FIGURES)
-  }
   return AccuracyModel(found["qa"].model, found["narration"].model), found
 
 
@@ -197,6 +217,7 @@ def used(points: points_lib.Points, figure: str) -> np.ndarray:
 def fit_figure(
   figure: str,
   mass: np.ndarray,
+  size: np.ndarray | None,
   drops: np.ndarray,
   errors: np.ndarray,
   chosen: np.ndarray,
@@ -206,57 +227,57 @@ def fit_figure(
   """Fits one figure.
 
     Σ_P (drop - predicted)² / error² + Σ (log w - level of the stage)² / spread²
-    + log(p - 1)² / 1²
+    + log(p - 1)² + q²
 
   Args:
     figure: of `accuracy_points.FIGURES`.
     mass: f[P, stages, L, K].
+    size: tokens of a cluster, f[P, stages, L, K]; None leaves it out (q = 0).
     drops: f[P].
     errors: standard errors, f[P].
     chosen: points that count, b[P].
     prior_spread: see `PRIOR_SPREAD`.
-
-  Returns:
-    `Fitted`.
   """
   span = jnp.float32(SPAN[figure])
   shape = mass.shape[1:]
-  inverse = jnp.asarray(np.where(chosen, 1.0 / errors, 0.0), jnp.float32)
-  data = (jnp.asarray(mass, jnp.float32), jnp.asarray(drops, jnp.float32))
-  values = (*data, inverse, span, jnp.float32(prior_spread))
-  size = shape[0] + int(np.prod(shape)) + 1
-  # With one head there is nothing to deviate from.
-  parameters = size if shape[1:] != (1, 1) else shape[0] + 1
+  sizes = np.full(mass.shape, _SIZE) if size is None else size
+  inverse = np.where(chosen, 1.0 / errors, 0.0)
+  values = (
+    *(jnp.asarray(one, jnp.float32) for one in (mass, sizes, drops, inverse)),
+    span,
+    jnp.float32(prior_spread),
+  )
+  stages, heads = shape[0], int(np.prod(shape))
   as_double = lambda array: np.asarray(array, np.float64)
   result = optimize.least_squares(
     lambda free: as_double(_residuals(free, shape, *values)),
-    np.concatenate(
-      [np.full(shape[0], np.log(0.05)), np.zeros(size - shape[0])]
-    ),
+    np.concatenate([np.full(stages, np.log(0.05)), np.zeros(heads + 2)]),
     jac=lambda free: as_double(_jacobian(free, shape, *values)),
     xtol=1e-5,
     ftol=1e-6,
     gtol=1e-5,
     max_nfev=200,
   )
-  jacobian = result.jac
-  of_points, of_prior = jacobian[: len(drops)], jacobian[len(drops) :]
+  of_points, of_prior = np.split(result.jac, [len(drops)])
   points = of_points.T @ of_points
   both = points + of_prior.T @ of_prior
-  effective = float(np.trace(np.linalg.pinv(both) @ points))
+  # With one head in a stage there is nothing to deviate from.
+  own = heads if heads > stages else 0
   return Fitted(
-    _model(jnp.asarray(result.x), shape, span), parameters, effective
+    _model(jnp.asarray(result.x, jnp.float32), shape, span),
+    stages + own + 1 + (size is not None),
+    float(np.trace(np.linalg.pinv(both) @ points)),
   )
 
 
 def _model(free: Float, shape: tuple[int, ...], span: Float) -> Figure:
-  """(level of each stage, deviation of each head, log(p - 1)) -> model."""
+  """(level of each stage, deviation of each head, log(p - 1), q) -> model."""
   stages = shape[0]
   level = free[:stages].reshape(-1, 1, 1)
-  weight = jnp.exp(level + free[stages:-1].reshape(shape))
   return Figure(
-    weight.astype(jnp.float32),
-    (1.0 + jnp.exp(free[-1])).astype(jnp.float32),
+    jnp.exp(level + free[stages:-2].reshape(shape)),
+    1.0 + jnp.exp(free[-2]),
+    free[-1],
     span,
   )
 
@@ -265,6 +286,7 @@ def _distance(
   free: Float,
   shape: tuple[int, ...],
   mass: Float,
+  size: Float,
   drops: Float,
   inverse: Float,
   span: Float,
@@ -272,12 +294,12 @@ def _distance(
 ) -> Float:
   """Of points and prior, in standard deviations."""
   free = jnp.asarray(free, jnp.float32)
-  missed = predict(_model(free, shape, span), mass) - drops
+  missed = predict(_model(free, shape, span), mass, size) - drops
   return jnp.concatenate(
     [
       missed * inverse,
-      free[shape[0] : -1] / prior_spread,
-      free[-1:] / _EXPONENT_SPREAD,
+      free[shape[0] : -2] / prior_spread,
+      free[-2:] / _EXPONENT_SPREAD,
     ]
   )
 

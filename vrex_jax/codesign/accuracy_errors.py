@@ -5,21 +5,23 @@ of one Hamming threshold; or all that are disturbed. Beside the error stands the
 noise of the measurement itself, which no model passes, and what poorer models
 reach on the same folds:
 
-  attention, by head     the model (`accuracy`)
-  attention, by stage    the same form, mean mass of a stage
-  kept share, by stage   the same form, mean kept share of a stage
-  constant               the mean drop
+  attention and size, by head    the model (`accuracy`)
+  attention, by head             the same without the size of clusters
+  attention and size, by stage   the same with means of a stage
+  kept share, by stage           the same with the mean kept share of a stage
+  constant                       the mean drop
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax.codesign import accuracy
 from vrex_jax.codesign import accuracy_points as points_lib
 
-__all__ = ["MODELS", "NEAR", "Left", "error_rows", "left_out"]
+__all__ = ["MODELS", "NEAR", "THE_MODEL", "Left", "error_rows", "left_out"]
 
 NEAR = 0.05
 """Drops that are looked at by themselves: those a design may be chosen at."""
@@ -58,7 +60,7 @@ def error_rows(points: points_lib.Points) -> list[dict[str, Any]]:
   """
   rows = []
   for figure in points_lib.FIGURES:
-    for name in _folds(points, figure):
+    for name in _folds(points):
       for model in MODELS:
         left = left_out(points, figure, model, name)
         rows.append(_row(points, figure, name, model, left))
@@ -80,18 +82,15 @@ def left_out(
   chosen = accuracy.used(points, figure)
   predicted = np.full(len(chosen), np.nan)
   effective, parameters = [], 0
-  for fold_ in _folds(points, figure)[fold]:
+  for fold_ in _folds(points)[fold]:
     values, parameters, decided = predict(chosen & ~fold_)
     predicted[fold_ & chosen] = values[fold_ & chosen]
     effective.append(decided)
   return Left(predicted, parameters, float(np.mean(effective)))
 
 
-def _folds(
-  points: points_lib.Points, figure: str
-) -> dict[str, list[np.ndarray]]:
+def _folds(points: points_lib.Points) -> dict[str, list[np.ndarray]]:
   """Points of every fold, b[P], by what is left out."""
-  del figure
   disturbed = points.disturb != "none"
   found = {
     "prefill": list(
@@ -138,18 +137,26 @@ def _row(
 
 
 def _form(
-  points: points_lib.Points, figure: str, features: np.ndarray
+  points: points_lib.Points,
+  figure: str,
+  features: np.ndarray,
+  size: np.ndarray | None = None,
 ) -> Predict:
-  """The model's form on some features, f[P, stages, L, K]."""
+  """The model's form on some features, f[P, 3, L, K]."""
   index = points_lib.FIGURES.index(figure)
-  used = features[:, accuracy.STAGES_OF[figure]]
+  stages = accuracy.STAGES_OF[figure]
+  used = features[:, stages]
+  sizes = None if size is None else size[:, stages]
 
   def predict(chosen: np.ndarray) -> tuple[np.ndarray, int, float]:
     fitted = accuracy.fit_figure(
-      figure, used, points.drop[:, index], points.error[:, index], chosen
+      figure, used, sizes, points.drop[:, index], points.error[:, index], chosen
     )
-    values = np.asarray(accuracy.predict(fitted.model, used), np.float64)
-    return values, fitted.parameters, fitted.effective
+    given = np.ones(used.shape) if sizes is None else sizes
+    values = accuracy.predict(
+      fitted.model, jnp.asarray(used), jnp.asarray(given)
+    )
+    return np.asarray(values), fitted.parameters, fitted.effective
 
   return predict
 
@@ -169,12 +176,17 @@ def _constant(points: points_lib.Points, figure: str) -> Predict:
   return predict
 
 
+THE_MODEL = "attention and size, by head"
+"""Key of the one that is used."""
 MODELS: dict[str, Callable[[points_lib.Points, str], Predict]] = {
+  THE_MODEL: lambda points, figure: _form(
+    points, figure, points.mass, points.size
+  ),
   "attention, by head": lambda points, figure: _form(
     points, figure, points.mass
   ),
-  "attention, by stage": lambda points, figure: _form(
-    points, figure, _mean(points.mass)
+  "attention and size, by stage": lambda points, figure: _form(
+    points, figure, _mean(points.mass), _mean(points.size)
   ),
   "kept share, by stage": lambda points, figure: _form(
     points, figure, _mean(points.kept)

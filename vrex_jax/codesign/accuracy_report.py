@@ -14,7 +14,6 @@ from vrex_jax.codesign import accuracy_points as points_lib
 
 __all__ = ["save_plot", "table", "weights"]
 
-_MODEL = "attention, by head"
 _MARKERS = "os^Dv"
 
 
@@ -55,7 +54,7 @@ def weights(fitted: Mapping[str, accuracy.Fitted]) -> str:
   Args:
     fitted: of `accuracy.fit`.
   """
-  header = ["figure", "stage", "p", "by layer and head, points"]
+  header = ["figure", "stage", "p", "q", "by layer and head, points"]
   lines = []
   for name, one in fitted.items():
     for stage, heads in zip(
@@ -64,8 +63,11 @@ def weights(fitted: Mapping[str, accuracy.Fitted]) -> str:
       cells = " | ".join(
         " ".join(f"{100 * value:.2f}" for value in layer) for layer in heads
       )
-      exponent = f"{float(one.model.exponent):.2f}"
-      lines.append([name, points_lib.STAGES[stage], exponent, cells])
+      powers = [
+        f"{float(power):.2f}"
+        for power in (one.model.exponent, one.model.size_exponent)
+      ]
+      lines.append([name, points_lib.STAGES[stage], *powers, cells])
   return summary.aligned(header, lines)
 
 
@@ -85,7 +87,7 @@ def save_plot(points: points_lib.Points, path: pathlib.Path) -> None:
   figure = plotting.figure(figsize=(9.0, 8.4), layout="constrained")
   grid = figure.subplots(2, len(points_lib.FIGURES), squeeze=False)
   for column, name in enumerate(points_lib.FIGURES):
-    left = accuracy_errors.left_out(points, name, _MODEL)
+    left = accuracy_errors.left_out(points, name, accuracy_errors.THE_MODEL)
     for near, axes in enumerate(grid[:, column]):
       _panel(axes, points, name, left.predicted, bool(near))
   handles, labels = grid[0][0].get_legend_handles_labels()

@@ -72,13 +72,14 @@ def design(
   random = np.random.default_rng([seed, number])
   found = []
   for index in range(number):
-    pattern = index % len(_PATTERNS)
+    # One step further each turn, so that every pattern meets every threshold.
+    turn, pattern = divmod(index, len(_PATTERNS))
     found.append(
       Prefill(
         number=index,
         # One step further each round, so that every pattern meets every one.
         hamming_threshold=hamming_thresholds[
-          (index + index // len(_PATTERNS)) % len(hamming_thresholds)
+          (pattern + turn) % len(hamming_thresholds)
         ],
         frame=_drawn(_PATTERNS[pattern], shape, random),
         text=np.stack(
