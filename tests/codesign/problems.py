@@ -50,7 +50,7 @@ def problem(**changes):
     "base": BASE,
     "lookup": lookup,
     "exact": lookup,
-    "drop": lambda mass, kept: 0.05 * jnp.mean(1.0 - mass),
+    "drop": lambda mass, kept, groups: 0.05 * jnp.mean(1.0 - mass),
     "choices": turn.Choice(np.array([32.0, 32.0]), np.array([0.0, 0.0])),
   }
   return objective.Problem(**{**fields, **changes})

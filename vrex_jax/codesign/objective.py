@@ -121,7 +121,7 @@ class Problem:
     base: platform that is sized anew.
     lookup: (choice, ratio f[3, L, K]) -> `turn.Shares`, smooth in the ratio.
     exact: the same of the exact rule, on a stream held out.
-    drop: (mass, kept f[3, L, K]) -> f[], loss of accuracy.
+    drop: (mass, kept, groups f[3, L, K]) -> f[], loss of accuracy.
     choices: hash bits and table scope of every static choice; f[Z] each.
     objective: of OBJECTIVES.
     memory: what request sizes do.
@@ -131,7 +131,7 @@ class Problem:
   base: params.Platform
   lookup: Callable[[Int, Float], turn.Shares]
   exact: Callable[[Int, Float], turn.Shares]
-  drop: Callable[[Float, Float], Float]
+  drop: Callable[[Float, Float, Float], Float]
   choices: turn.Choice
   objective: str = "energy_delay"
   memory: transfer.MemoryModel = queued_link.QUEUED
@@ -209,7 +209,7 @@ def priced(
     energy_j=energy_j,
     power_w=energy_j / latency_s,
     area_m2=sized.area_m2,
-    accuracy_drop=problem.drop(shares.mass, shares.kept),
+    accuracy_drop=problem.drop(shares.mass, shares.kept, shares.groups),
     event_s=seconds,
     event_j=joules,
     held_bytes=jnp.max(work.held_bytes),

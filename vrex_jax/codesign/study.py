@@ -145,7 +145,7 @@ def calibrated_ratio(
     def one(ratio):
       everywhere = jnp.full(np.shape(start.ratio), ratio)
       shares = problem.exact(jnp.int32(choice), everywhere)
-      return problem.drop(shares.mass, shares.kept)
+      return problem.drop(shares.mass, shares.kept, shares.groups)
 
     return jax.vmap(one)(ratios)
 
