@@ -267,7 +267,8 @@ def _say_assumptions(held_out: bool) -> None:
   )
   if not held_out:
     print(
-      "no --held_out_curves: designs are judged by the curves that were searched"
+      "no --held_out_curves: designs are judged by the curves that were"
+      " searched"
     )
   if _KV_PRECISION.value != "bf16":
     print(
@@ -312,10 +313,8 @@ def _results(
   study: campaign.Study, stopped: Callable[[], bool]
 ) -> campaign.Results | None:
   options = campaign.Options(
-    frames=64 if _SMOKE.value else _FRAMES.value,
-    questions=(
-      min(_QUESTIONS.value, 40) if _SMOKE.value else _QUESTIONS.value
-    ),
+    frames=min(_FRAMES.value, 64) if _SMOKE.value else _FRAMES.value,
+    questions=(min(_QUESTIONS.value, 40) if _SMOKE.value else _QUESTIONS.value),
     simulated_points=1 if _SMOKE.value else _SIMULATED.value,
     choices=_CHOICES.value,
     seeds=range(_SEED.value, _SEED.value + _SEEDS.value)
@@ -324,7 +323,7 @@ def _results(
     certificate=_CERTIFICATE.value,
     small=_SMOKE.value,
   )
-  return campaign.run(study, options, bar=_bar, stopped=stopped, say=print)
+  return campaign.run(study, options, bar=_bar, stopped=stopped)
 
 
 def _print(results: campaign.Results) -> None:
@@ -344,7 +343,10 @@ def _write(
   description = platforms.named(_PLATFORM.value)
   value = functools.partial(objective_lib.value_of, _OBJECTIVE.value)
   points = {
-    name: {**results.columns[column], "objective": value(results.columns[column])}
+    name: {
+      **results.columns[column],
+      "objective": value(results.columns[column]),
+    }
     for name, column in (("start", "paper"), ("rounded", "rounded"))
   }
   command.write_study(

@@ -15,7 +15,7 @@ LIMITS = objective.Limits(1.0, 1.0, 1.0)
 
 
 def both(x, choice, limits):
-  """(x₀ - 3)² + (x₁ + 1)², x₀ ≤ limit, x₁ ≥ 0 in one choice: λ = 2 (3 - limit)."""
+  """(x₀ - 3)² + (x₁ + 1)²; x₀ ≤ limit, λ = 6 - 2 limit; x₁ ≥ 0 in one choice."""
   value = jnp.sum((x - jnp.array([3.0, -1.0])) ** 2)
   passed = jnp.stack(
     [x[0] - limits.area_m2, jnp.where(choice == 1, -x[1], -1.0)]
@@ -53,9 +53,7 @@ def advance():
 @pytest.fixture(scope="module")
 def ended(advance):
   limits = objective.Limits(jnp.array([1.0, 1.0, 2.0]), 1.0, 1.0)
-  return descent.run(
-    None, None, limits, PLAN, state=begin(), advance=advance
-  )
+  return descent.run(None, None, limits, PLAN, state=begin(), advance=advance)
 
 
 def test_minima_lie_on_the_limits_of_each_lane(ended):

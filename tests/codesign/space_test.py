@@ -21,9 +21,7 @@ def test_a_design_comes_back_from_its_shares():
 def test_ends_of_the_cube_are_the_bounds():
   space = space_lib.make(problems.paper())
   for end, bounds in ((0.0, space.low), (1.0, space.high)):
-    found = space_lib.design(
-      space, np.full(space.dimensions, end, np.float32)
-    )
+    found = space_lib.design(space, np.full(space.dimensions, end, np.float32))
     for name, bound in bounds.items():
       np.testing.assert_allclose(getattr(found, name), bound, rtol=1e-5)
 
@@ -92,6 +90,8 @@ def test_shares_have_a_slope_everywhere():
     leaf.sum()
     for leaf in jax.tree.leaves(space_lib.design(space, jax.nn.sigmoid(x)))
   )
-  slope = jax.jit(jax.grad(total))(np.linspace(-9, 9, space.dimensions, dtype="f4"))
+  slope = jax.jit(jax.grad(total))(
+    np.linspace(-9, 9, space.dimensions, dtype="f4")
+  )
   assert np.all(np.isfinite(slope))
   assert np.all(np.asarray(slope) > 0)

@@ -85,9 +85,7 @@ def by_simulator(
     values = []
     for one in pair:
       found = simulation.simulate(pricer, one, limits).figures()
-      values.append(
-        objective_lib.value_of(pricer.problem.objective, found)
-      )
+      values.append(objective_lib.value_of(pricer.problem.objective, found))
     quotients.append(values[0] / values[1])
     told(done + 1, len(chosen))
   return _verdict(np.array(quotients))

@@ -8,19 +8,19 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vrex_jax import interrupt
 from vrex_jax.codesign import band
-from vrex_jax.codesign import comparators
 from vrex_jax.codesign import confirm
 from vrex_jax.codesign import curves as curves_lib
 from vrex_jax.codesign import descent
 from vrex_jax.codesign import elasticity
-from vrex_jax.codesign import fronts
+from vrex_jax.codesign import extras
 from vrex_jax.codesign import ledger as ledger_lib
 from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import pricing
@@ -30,19 +30,13 @@ from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import start as start_lib
 from vrex_jax.codesign import study as study_lib
 from vrex_jax.errors import InputError
-from vrex_jax.evaluation import words
 from vrex_jax.hwmodel import units
-from vrex_jax.tasks import rooms_episodes as episodes_lib
 
 __all__ = ["Options", "Results", "Study", "run"]
 
-_SMALL_GRID = ("cores", "dot_units", "clock_hz", "hcu_width", "wtu_width")
-_GRID = (*_SMALL_GRID, "link_bytes_per_s", "dram_bytes_per_s", "request_bytes")
 _PAPER_CHOICE = curves_lib.StaticChoice()
 _SCREENING = 4
 """Rounds of each static choice before the best are searched in earnest."""
-
-Bar = Callable[[int, str], Callable[[descent.Round, Any], None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,9 +115,8 @@ def run(
   study: Study,
   options: Options,
   *,
-  bar: Bar,
+  bar: extras.Bar,
   stopped: Callable[[], bool],
-  say: Callable[[str], None],
 ) -> Results | None:
   """All steps.
 
@@ -132,7 +125,6 @@ def run(
     options: what is done besides.
     bar: makes what shows rounds.
     stopped: has the user asked to end?
-    say: shows a sentence on the way.
 
   Returns:
     The results; None when stopped before.
@@ -140,69 +132,81 @@ def run(
   Raises:
     InputError: no design keeps all limits.
   """
-  return _Campaign(study, options, bar, stopped, say).run()
+  try:
+    return _Campaign(study, options, bar, stopped).run()
+  except interrupt.StoppedError:
+    return None
 
 
 class _Campaign:
   """Dynamic. One run of a study."""
 
-  def __init__(self, study, options, bar, stopped, say):
+  def __init__(
+    self,
+    study: Study,
+    options: Options,
+    bar: extras.Bar,
+    stopped: Callable[[], bool],
+  ):
     self.study, self.options = study, options
-    self.bar, self.stopped, self.say = bar, stopped, say
+    self.bar, self.stopped = bar, stopped
     self.limits, self.ledger = study.limits, study.ledger
     self.pricer = pricing.Pricer(study.problem)
     self.paper_choice = curves_lib.choice_index(study.curves, _PAPER_CHOICE)
     self.sentences: list[str] = []
     self.space = study.space
 
-  def run(self) -> Results | None:
+  def run(self) -> Results:
     """See `run`."""
     paper, start = self._starts()
     began = time.monotonic()
-    optimum = self._search()
-    if optimum is None:
-      return None
+    searched, optimum = self._search()
     seconds = self.ledger.step(
       "seconds", lambda: round(time.monotonic() - began, 2)
     )
-    rounded = self._rounded(optimum)
+    rounded = self._rounded(optimum, self.limits)
+    designs = {
+      "paper": paper, "start": start, "optimum": optimum, "rounded": rounded
+    }  # fmt: skip
     columns = {
-      "paper": self._figures(paper, exact=True),
-      "start": self._figures(start, exact=True),
-      "optimum": self._figures(optimum, exact=False),
-      "rounded": self._figures(rounded, exact=True),
+      name: self._describe(one, exact=name != "optimum").figures
+      for name, one in designs.items()
     }
-    self._say_gaps(optimum, rounded, columns)
+    gaps = self._gaps(optimum, rounded)
     measured = self._measured({"start": start, "rounded": rounded})
-    placed = {}
-    for name, one in (("start", start), ("rounded", rounded)):
-      figures, placed[name] = study_lib.confirmed(
-        self.pricer, self._describe(one, exact=True), self.limits,
-        measured.get(name),
-      )
-      columns["confirmed" if name == "rounded" else "start, simulated"] = figures
-    verdicts = self._verdicts(placed)
+    columns["start, simulated"], was = self._confirmed(start, measured, "start")
+    columns["confirmed"], now = self._confirmed(rounded, measured, "rounded")
+    self._say_measured(measured)
+    verdicts = self._verdicts({"start": was, "rounded": now})
+    if "power" in self.broken:
+      self._at_paper_power(searched, columns["paper"]["power_w"], was)
     elastic = self.ledger.step(
       "elasticities",
       lambda: elasticity.elasticities(
         self.study.problem,
-        {"start": tuple(start), "optimum": tuple(optimum)},
+        {
+          "start": (start.design, start.choice),
+          "optimum": (optimum.design, optimum.choice),
+        },
       ),
     )
-    lines = self._fronts(optimum)
-    compared = self._compared(seconds)
-    certificate = self._certificate(start)
-    if self.stopped():
-      return None
+    lines = extras.fronts_of(searched, optimum)
+    compared = extras.compared(searched, self.options.seeds, seconds)
+    certificate = None
+    if self.options.certificate:
+      certificate = extras.certified(
+        searched, start.choice, small=self.options.small
+      )
+    searched.go_on()
     return self._results(
-      {"paper": paper, "start": start, "optimum": optimum, "rounded": rounded},
-      columns, elastic, lines,
+      designs, columns, elastic, lines,
       {
         "seconds": seconds,
-        "evaluations": self._evaluations(),
+        "evaluations": extras.evaluations(self.study.plan),
         "comparators": compared,
         "certificate": certificate,
         "verdicts": verdicts,
+        "gaps": gaps,
         "measured": {
           name: {"drop": one.drop, "interval": list(one.interval)}
           for name, one in measured.items()
@@ -211,14 +215,14 @@ class _Campaign:
     )  # fmt: skip
 
   def _starts(self) -> tuple[study_lib.Designed, study_lib.Designed]:
-    """The paper's sizing and threshold, and with one that keeps the accuracy."""
+    """The paper's sizing, at its threshold and at one that is accurate."""
     space, limits = self.study.space, self.limits
     paper = study_lib.Designed(space.start, self.paper_choice)
     described = self._describe(paper, exact=True)
     passed = dict(
       zip(objective_lib.LIMITS, described.passed.tolist(), strict=True)
     )
-    broken = [name for name, value in passed.items() if value > 0.0]
+    self.broken = broken = [name for name, one in passed.items() if one > 0.0]
     if broken:
       self._note(
         "the paper's own sizing, at its threshold 0.3 on this model, passes the"
@@ -237,121 +241,147 @@ class _Campaign:
         " that keeps the accuracy"
       )
       self.space = space_lib.resize(
-        space, ratio=np.full(np.shape(space.start.ratio), ratio)
+        space,
+        ratio=jnp.full(np.shape(space.start.ratio), ratio),
       )
     return paper, study_lib.Designed(self.space.start, self.paper_choice)
 
-  def _search(self) -> study_lib.Designed | None:
+  def _search(self) -> tuple[extras.Searched, study_lib.Designed]:
     """Screens static choices, then descends from many starts."""
     study, plan = self.study, self.study.plan
-    self.whole = descent.make_round(study.problem, self.space, plan)
-    kept = self.ledger.step("choices", self._screened)
-    if self.stopped():
-      return None
-    state = self._first_state(kept)
+    advance = descent.make_round(study.problem, self.space, plan)
+    kept = self.ledger.step("choices", lambda: self._screened(advance))
+    searched = extras.Searched(
+      pricer=self.pricer, space=self.space, limits=self.limits, plan=plan,
+      advance=advance, kept=kept, step=self.ledger.step, bar=self.bar,
+      stopped=self.stopped, note=self._note,
+    )  # fmt: skip
+    searched.go_on()
+    state = extras.first_state(study.problem, self.space, plan, kept)
     if study.resume and study.search is not None and study.search.exists():
       state = descent.load(state, study.search, study.settings)
     told = self.bar(plan.rounds - int(state.rounds), "descent")
 
-    def after(round_, state):
+    def after(round_: descent.Round, state: descent.State) -> None:
       told(round_, state)
       if study.search is not None:
         study.search.parent.mkdir(parents=True, exist_ok=True)
         descent.save(state, study.search, study.settings)
 
-    self.kept = kept
     state = descent.run(
       study.problem, self.space, self.limits, plan, state=state,
-      advance=self.whole, told=after, stopped=self.stopped,
+      advance=advance, told=after, stopped=self.stopped,
     )  # fmt: skip
-    if int(state.rounds) < plan.rounds:
-      return None
-    return self._designed(descent.found(state))
+    searched.go_on()
+    return searched, self._designed(descent.found(state), self.limits)
 
-  def _screened(self) -> list[int]:
+  def _screened(self, advance: descent.Advance) -> list[int]:
+    """Static choices that are searched in earnest, best first."""
     number = len(self.study.curves.choices)
     if number == 1 or "ratio" not in self.space.free:
       return [self.paper_choice]
-    passes = -(-number // self.study.plan.starts)
+    plan = self.study.plan
+    passes = -(-number // plan.starts)
+    rounds = min(_SCREENING, plan.rounds)
     ranked = study_lib.screen(
-      self.study.problem, self.space, self.limits, self.study.plan, self.whole,
-      rounds=min(_SCREENING, self.study.plan.rounds),
-      told=self.bar(passes * _SCREENING, "static choices"),
+      self.study.problem, self.space, self.limits, plan, advance,
+      rounds=rounds, told=self.bar(passes * rounds, "static choices"),
     )  # fmt: skip
     return ranked[: self.options.choices]
 
-  def _first_state(self, kept: Sequence[int], seed: int | None = None):
-    plan = self.study.plan
-    if seed is not None:
-      plan = dataclasses.replace(plan, seed=seed)
-    state = descent.start(self.study.problem, self.space, plan)
-    lanes = np.asarray(kept, np.int32)[np.arange(plan.starts) % len(kept)]
-    return state.replace(choice=jnp.asarray(lanes))
-
-  def _designed(self, found: descent.Found) -> study_lib.Designed:
+  def _designed(
+    self, found: descent.Found, limits: objective_lib.Limits
+  ) -> study_lib.Designed:
     design = space_lib.design(self.space, jnp.asarray(found.share))
-    design = jax.tree.map(np.asarray, design)
+    at = study_lib.Designed(jax.tree.map(np.asarray, design), found.choice)
     if not found.feasible:
-      described = self._describe(
-        study_lib.Designed(design, found.choice), exact=False
-      )
-      raise InputError(
-        report.infeasible(
-          described.passed, described.figures, design, self.limits,
-          tolerance=self.study.plan.tolerance,
-        )
-      )  # fmt: skip
-    return study_lib.Designed(design, found.choice)
+      self._refuse(at, limits, exact=False)
+    return at
 
-  def _rounded(self, optimum: study_lib.Designed) -> study_lib.Designed:
+  def _rounded(
+    self, optimum: study_lib.Designed, limits: objective_lib.Limits
+  ) -> study_lib.Designed:
     built = rounding.repair(
-      self.pricer, self.space, self.limits, *optimum
+      self.pricer, self.space, limits, optimum.design, optimum.choice
     )
+    at = study_lib.Designed(built.design, optimum.choice)
     if not built.feasible:
-      described = self._describe(
-        study_lib.Designed(built.design, optimum.choice), exact=True
-      )
-      raise InputError(
-        report.infeasible(
-          described.passed, described.figures, built.design, self.limits,
-          tolerance=0.0,
-        )
-      )  # fmt: skip
-    self.judged = built.evaluations
-    return study_lib.Designed(built.design, optimum.choice)
+      self._refuse(at, limits, exact=True)
+    return at
 
-  def _measured(self, designs) -> dict[str, confirm.Measured]:
+  def _refuse(
+    self,
+    nearest: study_lib.Designed,
+    limits: objective_lib.Limits,
+    *,
+    exact: bool,
+  ) -> NoReturn:
+    """Says which limits the nearest design passes."""
+    found = study_lib.describe(self.pricer, nearest, limits, exact=exact)
+    raise InputError(
+      report.infeasible(
+        found.passed.tolist(), found.figures, nearest.design, limits
+      )
+    )
+
+  def _confirmed(
+    self,
+    at: study_lib.Designed,
+    measured: Mapping[str, confirm.Measured],
+    name: str,
+  ) -> tuple[dict[str, Any], pricing.Placed]:
+    return study_lib.confirmed(
+      self.pricer, self._describe(at, exact=True), self.limits,
+      measured.get(name),
+    )  # fmt: skip
+
+  def _say_measured(self, measured: Mapping[str, confirm.Measured]) -> None:
+    limit = float(self.limits.accuracy_drop)
+    for name, one in measured.items():
+      low, high = one.interval
+      keeps = "keeps" if one.drop <= limit else "does NOT keep"
+      self._note(
+        f"measured accuracy drop of {name}: {100 * one.drop:.2f} %"
+        f" (95 %: {100 * low:.2f} to {100 * high:.2f}) on streams of"
+        f" {self.options.frames} frames; it {keeps} the limit of"
+        f" {100 * limit:.2f} %"
+      )
+
+  def _at_paper_power(
+    self, searched: extras.Searched, power_w: float, start: pricing.Placed
+  ) -> None:
+    """The same search at the power that the paper's sizing itself has."""
+    limits = self.limits.replace(power_w=power_w)
+    found, _ = extras.again(searched, seed=self.study.plan.seed, limits=limits)
+    rounded = self._rounded(self._designed(found, limits), limits)
+    (placed,) = self.pricer.place([rounded.design], rounded.choice)
+    verdict = band.by_model(self.pricer, placed, start, limits)
+    self._note(
+      report.verdict_sentence(
+        f"at the paper's own modelled power, {power_w:.1f} W", verdict, None
+      )
+    )
+
+  def _measured(
+    self, designs: Mapping[str, study_lib.Designed]
+  ) -> dict[str, confirm.Measured]:
     """Real runs; kept as JSON."""
     if not self.options.questions:
       return {}
-    kept = self.ledger.step("measured", lambda: self._measure(designs))
-    return {
-      name: confirm.Measured(
-        np.array(one["kept"]), one["drop"], tuple(one["interval"]),
-        one["accuracy"], one["row"],
-      )
-      for name, one in kept.items()
-    }  # fmt: skip
-
-  def _measure(self, designs) -> dict[str, Any]:
-    model, ids = words.load_rooms_model(None)
-    policies = [
-      confirm.policy_of(
-        one.design.ratio,
-        **dataclasses.asdict(self.study.curves.choices[one.choice]),
-        name=name,
-      )
-      for name, one in designs.items()
-    ]
-    found = confirm.measure(
-      model, ids, policies,
-      episodes_lib.EpisodeConfig(frames=self.options.frames),
-      questions=self.options.questions,
-    )  # fmt: skip
-    return {
-      name: {**one._asdict(), "kept": one.kept.tolist()}
-      for name, one in zip(designs, found, strict=True)
-    }
+    choices = self.study.curves.choices
+    kept = self.ledger.step(
+      "measured",
+      lambda: confirm.measure_designs(
+        {
+          name: (one.design.ratio, dataclasses.asdict(choices[one.choice]))
+          for name, one in designs.items()
+          if name == "rounded" or not self.options.small
+        },
+        frames=self.options.frames,
+        questions=self.options.questions,
+      ),
+    )
+    return {name: confirm.from_json(one) for name, one in kept.items()}
 
   def _verdicts(self, placed) -> dict[str, Any]:
     model = band.by_model(
@@ -382,113 +412,26 @@ class _Campaign:
       )
     return {"model": list(model), "simulator": simulated}
 
-  def _fronts(self, optimum) -> dict[str, Any]:
-    names = ["area"] + ["accuracy"] * ("ratio" in self.space.free)
-    around = space_lib.shares(self.space, optimum.design)
-    return {
-      name: self.ledger.step(
-        f"front of {name}",
-        lambda name=name: fronts.front(
-          name, self.study.problem, self.space, self.limits, self.study.plan,
-          around=around, choice=optimum.choice, advance=self.whole,
-          told=self.bar(self.study.plan.rounds, f"front of {name}"),
-          stopped=self.stopped,
-        ),
-      )
-      for name in names
-    }  # fmt: skip
-
-  def _compared(self, seconds: float) -> list[dict[str, Any]]:
-    """The descent and every comparator on the same static choices."""
-    if not self.options.seeds:
-      return []
-    problem = objective_lib.restrict(self.study.problem, self.kept)
-    pricer = pricing.Pricer(problem)
-    rows = []
-    for seed in self.options.seeds:
-      rows.append(
-        self.ledger.step(f"descent {seed}", lambda s=seed: self._again(s))
-      )
-      for name in comparators.METHODS:
-        if self.stopped():
-          return rows
-        self.say(f"{name}, seed {seed}, {seconds:.0f} s")
-        rows.append(
-          self.ledger.step(
-            f"{name} {seed}",
-            lambda n=name, s=seed: study_lib.compare(
-              pricer, self.space, self.limits, n, seconds=seconds, seed=s
-            ),
-          )
-        )
-    self._note(report.comparison_table(rows))
-    return rows
-
-  def _again(self, seed: int) -> dict[str, Any]:
-    """The descent from other starts, judged as the comparators are."""
-    began = time.monotonic()
-    state = descent.run(
-      self.study.problem, self.space, self.limits, self.study.plan,
-      state=self._first_state(self.kept, seed), advance=self.whole,
-      told=self.bar(self.study.plan.rounds, f"descent, seed {seed}"),
-    )  # fmt: skip
-    spent = time.monotonic() - began
-    found = descent.found(state)
-    at = self._designed(found)
-    return {
-      "method": "descent", "seed": seed, "value": found.value,
-      "evaluations": self._evaluations(), "seconds": spent,
-      **study_lib.after_rounding(self.pricer, self.space, self.limits, at),
-    }  # fmt: skip
-
-  def _certificate(self, start) -> dict[str, Any] | None:
-    if not self.options.certificate:
-      return None
-    ladder = rounding.ladder_of(self.space)
-    names = _SMALL_GRID if self.options.small else _GRID
-    axes = {name: ladder[name] for name in names if name in ladder}
-    thinned = {
-      name: values if len(values) <= 12 else values[:: -(-len(values) // 12)]
-      for name, values in axes.items()
-    }
-    if not thinned:
-      self._note("no certificate: none of the grid's fields is free")
-      return None
-    found = self.ledger.step(
-      "certificate",
-      lambda: study_lib.certify(
-        self.pricer, self.space, self.limits, thinned, self.study.plan,
-        start.choice,
-      ),
-    )  # fmt: skip
-    self._note(report.certificate_sentence(found))
-    return found
-
   def _describe(self, at, *, exact: bool) -> study_lib.Described:
     return study_lib.describe(self.pricer, at, self.limits, exact=exact)
 
-  def _figures(self, at, *, exact: bool) -> dict[str, Any]:
-    return self._describe(at, exact=exact).figures
-
-  def _say_gaps(self, optimum, rounded, columns) -> None:
-    smooth = self._describe(optimum, exact=False).value
-    built = {
-      exact: self._describe(rounded, exact=exact).value
-      for exact in (False, True)
-    }
-    percent = lambda a, b: 100 * float(np.expm1(a - b))
-    self.gaps = {
-      "rounding": percent(built[False], smooth),
-      "surrogate": percent(built[True], built[False]),
+  def _gaps(
+    self, optimum: study_lib.Designed, rounded: study_lib.Designed
+  ) -> dict[str, float]:
+    """What rounding costs, and what exact held-out curves change; per cent."""
+    searched = self._describe(optimum, exact=False).value
+    built, exact = (
+      self._describe(rounded, exact=exact).value for exact in (False, True)
+    )
+    gaps = {
+      "rounding": 100 * float(np.expm1(built - searched)),
+      "surrogate": 100 * float(np.expm1(exact - built)),
     }
     self._note(
-      f"rounding gap {self.gaps['rounding']:+.2f} %; from searched to exact"
-      f" held-out curves {self.gaps['surrogate']:+.2f} %"
+      f"rounding gap {gaps['rounding']:+.2f} %; from searched to exact"
+      f" held-out curves {gaps['surrogate']:+.2f} %"
     )
-
-  def _evaluations(self) -> int:
-    plan = self.study.plan
-    return plan.starts * plan.rounds * plan.steps
+    return gaps
 
   def _note(self, sentence: str) -> None:
     self.sentences.append(sentence)
@@ -526,7 +469,6 @@ class _Campaign:
       named={
         **{name: {key: columns[name][key] for key in keys} for name in at_top},
         "elasticities": elastic,
-        "gaps": self.gaps,
         "fronts": lines,
         "area_limit_mm2": float(self.limits.area_m2) / units.MM2,
         "paper_ratio": start_lib.PAPER_RATIO,

@@ -81,9 +81,7 @@ def enumerate_all(
 
   def one(index):
     places = jnp.unravel_index(index, lengths)
-    picked = [
-      table[place] for table, place in zip(tables, places, strict=True)
-    ]
+    picked = [table[place] for table, place in zip(tables, places, strict=True)]
     design = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), start)
     design = design.replace(**dict(zip(axes, picked, strict=True)))
     priced = objective_lib.figures(problem, design, jnp.int32(choice))

@@ -72,9 +72,7 @@ class _Judge:
         problem, design, choice, sharpness=sharpness
       )
       value = objective_lib.logarithm(problem, priced)
-      passed = objective_lib.violations(
-        problem, design, choice, priced, limits
-      )
+      passed = objective_lib.violations(problem, design, choice, priced, limits)
       return value, passed, objective_lib.penalised(value, passed)
 
     self._all = jax.jit(jax.vmap(one))

@@ -5,7 +5,7 @@ change with what earlier layers read, and questions are answered: what was kept
 and what was lost against `full` on the same items are measured.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +16,19 @@ from vrex_jax import trace as trace_lib
 from vrex_jax.codesign import turn
 from vrex_jax.evaluation import cell
 from vrex_jax.evaluation import streaming
+from vrex_jax.evaluation import words
 from vrex_jax.models import checkpoint as checkpoint_lib
 from vrex_jax.resv import resv as resv_lib
 from vrex_jax.tasks import rooms_episodes as episodes_lib
 
-__all__ = ["FIGURES", "Measured", "measure", "policy_of"]
+__all__ = [
+  "FIGURES",
+  "Measured",
+  "from_json",
+  "measure",
+  "measure_designs",
+  "policy_of",
+]
 
 FIGURES = ("qa", "narration_old")
 """Groups of items whose loss counts; the worse of both is the drop."""
@@ -128,6 +136,44 @@ def measure(
     found.append((row, [outcome.trace for outcome in outcomes]))
   (full, _), *others = found
   return [_measured(row, full, traces) for row, traces in others]
+
+
+def measure_designs(
+  designs: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]],
+  *,
+  frames: int,
+  questions: int,
+) -> dict[str, Any]:
+  """`measure` on the model that ships, as JSON knows it (`from_json`).
+
+  Args:
+    designs: name -> thresholds f[3, L, K], and the static choice by name.
+    frames: of a stream.
+    questions: at least so many.
+  """
+  model, ids = words.load_rooms_model(None)
+  policies = [
+    policy_of(ratio, **choice, name=name)
+    for name, (ratio, choice) in designs.items()
+  ]
+  shape = episodes_lib.EpisodeConfig(frames=frames)
+  found = measure(model, ids, policies, shape, questions=questions)
+  return {
+    name: {**one._asdict(), "kept": one.kept.tolist()}
+    for name, one in zip(designs, found, strict=True)
+  }
+
+
+def from_json(kept: Mapping[str, Any]) -> Measured:
+  """One entry of what `measure_designs` gave."""
+  low, high = kept["interval"]
+  return Measured(
+    np.array(kept["kept"]),
+    kept["drop"],
+    (low, high),
+    kept["accuracy"],
+    kept["row"],
+  )
 
 
 def _measured(

@@ -12,9 +12,9 @@ between two ends (0.5 in the centre):
   dram_energy           0.6   1.2    vendors span 4 to 8 pJ/bit
   static_power          0.5   2      assumed
   storage_power         0.7   1.5    of another SSD
-  residency             0     1      place between the law of fetched tokens that
-                                     was fitted to V-Rex8 and fetching all that
-                                     is chosen outside the window
+  residency             0     1      place between the law of fetches fitted to
+                                     V-Rex8 and fetching all that is chosen
+                                     outside the window
 
 A claim about two designs is a claim only if it holds with the same constants in
 both, whichever of the band they are.

@@ -255,17 +255,8 @@ def round_of(
       best=best,
     )
 
-  axes = State(
-    x=0,
-    memory=0,
-    multipliers=0,
-    weight=0,
-    worst=0,
-    choice=0,
-    best_x=0,
-    best=0,
-    rounds=None,
-  )
+  names = list(State.__dataclass_fields__)
+  axes = State(**{n: None if n == "rounds" else 0 for n in names})
 
   @jax.jit
   def all_lanes(state: State, every: objective_lib.Limits) -> State:
@@ -339,9 +330,7 @@ def found(state: State, lanes: Array | np.ndarray | None = None) -> Found:
   )
 
 
-def save(
-  state: State, path: pathlib.Path, config: Mapping[str, Any]
-) -> None:
+def save(state: State, path: pathlib.Path, config: Mapping[str, Any]) -> None:
   """Writes a state so that an interruption leaves the old or the new one.
 
   Args:
@@ -356,9 +345,7 @@ def save(
   os.replace(hidden, path)
 
 
-def load(
-  like: State, path: pathlib.Path, config: Mapping[str, Any]
-) -> State:
+def load(like: State, path: pathlib.Path, config: Mapping[str, Any]) -> State:
   """Reads a state back.
 
   Args:

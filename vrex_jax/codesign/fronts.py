@@ -28,7 +28,9 @@ def front(
   choice: int,
   advance: descent.Advance,
   places: int = 8,
-  told: Callable[[descent.Round, descent.State], None] = lambda one, state: None,
+  told: Callable[[descent.Round, descent.State], None] = lambda one, state: (
+    None
+  ),
   stopped: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]]:
   """The best objective as one limit moves, the others as they are.

@@ -8,13 +8,13 @@
   area        ln(area / limit)
   power       ln(energy / latency / limit)      average over the turn
   accuracy    (drop - limit) / 0.01
-  dram        ln(held / capacity)               weights, tables, window, attended
+  dram        ln(held / capacity)     weights, tables, window, attended
   on_chip     ln(needed / memory of all cores)
   vector      ln(dot units / vector lanes)      a result of every tree a cycle
   codes       ln(codes of a chunk / their memory)
 
-With `sharpness` None every maximum is the hardware model's own; with a number it
-is smooth, and so is everything above.
+With `sharpness` None every maximum is the hardware model's own; with a number
+it is smooth, and so is everything above.
 """
 
 import dataclasses
@@ -142,9 +142,7 @@ def restrict(problem: Problem, choices: Sequence[int]) -> Problem:
   kept = np.asarray(choices, np.int32)
   return dataclasses.replace(
     problem,
-    lookup=lambda index, ratio: problem.lookup(
-      jnp.asarray(kept)[index], ratio
-    ),
+    lookup=lambda index, ratio: problem.lookup(jnp.asarray(kept)[index], ratio),
     exact=lambda index, ratio: problem.exact(jnp.asarray(kept)[index], ratio),
     choices=jax.tree.map(
       lambda leaf: np.asarray(leaf, float)[kept], problem.choices

@@ -16,7 +16,6 @@ from vrex_jax.codesign import constants as constants_lib
 from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import sizing
 from vrex_jax.codesign import space as space_lib
-from vrex_jax.codesign import turn
 from vrex_jax.hwmodel import params
 from vrex_jax.hwmodel import workload
 
@@ -36,8 +35,8 @@ class Placed(NamedTuple):
   """
 
   design: space_lib.Design
-  choice: int
-  shares: turn.Shares
+  choice: Any
+  shares: Any
   known: constants_lib.Constants = constants_lib.CENTRE
 
 
@@ -66,8 +65,9 @@ class Pricer:
     self.problem = problem
 
     def shares(design, choice, exact):
-      read = problem.exact(choice, design.ratio), problem.lookup(
-        choice, design.ratio
+      read = (
+        problem.exact(choice, design.ratio),
+        problem.lookup(choice, design.ratio),
       )
       return jax.tree.map(lambda a, b: jnp.where(exact, a, b), *read)
 
@@ -85,9 +85,7 @@ class Pricer:
       return found, objective_lib.logarithm(problem, found), passed
 
     def built(placed: Placed):
-      sized = sizing.apply(
-        problem.base, placed.design, problem.stream.model
-      )
+      sized = sizing.apply(problem.base, placed.design, problem.stream.model)
       work = objective_lib.works(
         problem, placed.design, placed.shares, placed.choice, placed.known
       )
@@ -112,7 +110,7 @@ class Pricer:
       exact: of the exact rule on the held-out stream; else those that are
         searched on.
     """
-    found = []
+    found: list[Placed] = []
     for block, number in _blocks(designs):
       several = np.full(BLOCK, choice, np.int32)
       shares = self._shares(block, several, jnp.asarray(exact))

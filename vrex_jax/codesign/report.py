@@ -103,8 +103,6 @@ def infeasible(
   found: Mapping[str, Any],
   design: space_lib.Design,
   limits: objective_lib.Limits,
-  *,
-  tolerance: float,
 ) -> str:
   """Which limits the nearest design passes, and by how much: one sentence.
 
@@ -113,7 +111,6 @@ def infeasible(
     found: figures of the design that passes them least.
     design: it.
     limits: what was asked for.
-    tolerance: violation that counts as none.
   """
   words = {
     "area": (
@@ -139,7 +136,7 @@ def infeasible(
   broken = [
     words[name]
     for name, value in zip(objective_lib.LIMITS, passed, strict=True)
-    if value > tolerance
+    if value > 1e-3
   ]
   return (
     f"no design keeps all limits; the nearest has {_mm2(found['area_m2'])} mm2,"

@@ -13,7 +13,7 @@ passes the better; so the search first mends and then improves.
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,7 +121,7 @@ def nearest(
   ladder: Mapping[str, np.ndarray],
 ) -> space_lib.Design:
   """Every free field at its nearest value of a ladder, by its logarithm."""
-  changed = {}
+  changed: dict[str, Any] = {}
   for name, values in ladder.items():
     apart = np.abs(np.log(values / float(getattr(at, name))))
     changed[name] = float(values[int(np.argmin(apart))])
@@ -223,9 +223,7 @@ def _soft_moves(
       np.arange(3)[:, None, None] == stage * np.ones_like(ratio)
       for stage in range(3)
     ]
-    masks += [
-      one.reshape(ratio.shape) for one in np.eye(ratio.size)
-    ]
+    masks += [one.reshape(ratio.shape) for one in np.eye(ratio.size)]
     for mask, step in itertools.product(masks, (-20, -3, -1, 1, 3, 20)):
       moved = ratio + mask * step * _RATIO_STEP
       yield at.replace(ratio=_on_grid(space, "ratio", moved))

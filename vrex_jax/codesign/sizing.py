@@ -97,9 +97,7 @@ def apply(
   area_m2 = area.blocks_area_m2(chip).total
   grown = area_m2 / area.blocks_area_m2(base).total
   bigger = design.capacity_bytes / base.dram.capacity_bytes
-  static_w = base.power.static_w * (
-    0.5 * grown * squared_volts + 0.5 * bigger
-  )
+  static_w = base.power.static_w * (0.5 * grown * squared_volts + 0.5 * bigger)
   return Sized(
     platform=chip.replace(
       dram=dram, link=link, power=params.PowerParameters(static_w=static_w)

@@ -19,7 +19,7 @@ Source of the form: box bounds by a logistic map, as in DOSA (MICRO 2023).
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ GROUPS = tuple(dict.fromkeys(field.group for field in FIELDS.values()))
 
 
 class Design(flax.struct.PyTreeNode):
-  """Dynamic. Thresholds and sizes; f[] unless said otherwise.
+  """Dynamic. Thresholds and sizes; f[], arrays or plain numbers.
 
   Attributes:
     ratio: WiCSum threshold at frame, question and answer of every layer and KV
@@ -119,28 +119,28 @@ class Design(flax.struct.PyTreeNode):
     link_depth: requests under way.
   """
 
-  ratio: Float  # [3, L, K]
-  resident_tokens: Float  # [L, K]
-  cores: Float
-  dot_units: Float
-  dot_inputs: Float
-  vector_lanes: Float
-  clock_hz: Float
-  memory_bytes: Float
-  hcu_rows: Float
-  hcu_width: Float
-  wtu_rows: Float
-  wtu_width: Float
-  wtu_buckets: Float
-  hash_bytes: Float
-  key_hash_bytes: Float
-  score_bytes: Float
-  count_bytes: Float
-  dram_bytes_per_s: Float
-  capacity_bytes: Float
-  link_bytes_per_s: Float
-  request_bytes: Float
-  link_depth: Float
+  ratio: Any  # f32 [3, L, K]
+  resident_tokens: Any  # f32 [L, K]
+  cores: Any
+  dot_units: Any
+  dot_inputs: Any
+  vector_lanes: Any
+  clock_hz: Any
+  memory_bytes: Any
+  hcu_rows: Any
+  hcu_width: Any
+  wtu_rows: Any
+  wtu_width: Any
+  wtu_buckets: Any
+  hash_bytes: Any
+  key_hash_bytes: Any
+  score_bytes: Any
+  count_bytes: Any
+  dram_bytes_per_s: Any
+  capacity_bytes: Any
+  link_bytes_per_s: Any
+  request_bytes: Any
+  link_depth: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,7 +263,7 @@ def parse_bounds(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
   return found
 
 
-def resize(space: Space, **fields: Float | float) -> Space:
+def resize(space: Space, **fields: Any) -> Space:
   """The same space around a start with other numbers in some fields."""
   return dataclasses.replace(space, start=space.start.replace(**fields))
 

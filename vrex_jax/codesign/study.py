@@ -1,8 +1,8 @@
 """Steps of a co-design study; `experiments/codesign.py` strings them together.
 
-  start ─► descent ─► optimum ─► rounding ─► rounded ─► simulation, real run
-    │                    │                      │            └► confirmed
-    └ elasticities       └ elasticities         └ verdict over the band
+start ─► descent ─► optimum ─► rounding ─► rounded ─► simulation, real run
+  │                    │                      │            └► confirmed
+  └ elasticities       └ elasticities         └ verdict over the band
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from vrex_jax.codesign import simulation
 from vrex_jax.codesign import space as space_lib
 
 __all__ = [
-  "Designed",
   "Described",
+  "Designed",
   "after_rounding",
   "calibrated_ratio",
   "certify",
@@ -93,7 +93,9 @@ def screen(
   advance: descent.Advance,
   *,
   rounds: int,
-  told: Callable[[descent.Round, descent.State], None] = lambda one, state: None,
+  told: Callable[[descent.Round, descent.State], None] = lambda one, state: (
+    None
+  ),
 ) -> list[int]:
   """Static choices, best first, by a short descent of one lane each.
 
@@ -229,9 +231,7 @@ def compare(
     name, pricer.problem, space, limits, seconds=seconds, seed=seed
   )
   design = space_lib.design(space, jnp.asarray(out.share, jnp.float32))
-  built = after_rounding(
-    pricer, space, limits, Designed(design, out.choice)
-  )
+  built = after_rounding(pricer, space, limits, Designed(design, out.choice))
   return {
     "method": name,
     "seed": seed,

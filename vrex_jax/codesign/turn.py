@@ -19,7 +19,7 @@ A row's scores beyond the score memory, and counts beyond theirs, are read again
 from DRAM in every pass of the WTU: likewise.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
@@ -78,8 +78,8 @@ class Choice(NamedTuple):
     shared_table: 1 where one table serves all KV heads of a layer.
   """
 
-  hash_bits: Float
-  shared_table: Float
+  hash_bits: Any
+  shared_table: Any
 
 
 class Stream(flax.struct.PyTreeNode):
