@@ -144,7 +144,10 @@ _FRAMES = flags.DEFINE_integer(
   "confirm_frames", 512, "Frames of a stream of the real run.", 16, 8192
 )
 _QUESTIONS = flags.DEFINE_integer(
-  "confirm_questions", 640, "Questions of the real run; 0: no such run.", 0
+  "confirm_questions",
+  None,
+  "Questions of the real run; 0: no such run. Default: 640, 0 with --smoke.",
+  lower_bound=0,
 )
 _SIMULATED = flags.DEFINE_integer(
   "simulated_points", 17, "Points of the band that are simulated.", 1, 17
@@ -216,6 +219,12 @@ def _space(
     frozen=start_lib.fixed_fields(base),
     bounds=bounds,
   )
+
+
+def _questions() -> int:
+  if _QUESTIONS.value is not None:
+    return _QUESTIONS.value
+  return 0 if _SMOKE.value else 640
 
 
 def _study() -> campaign.Study:
@@ -327,7 +336,8 @@ def _results(
 
 
 def _print(results: campaign.Results) -> None:
-  print("\nall figures are modelled, those of the last column simulated")
+  run = "its accuracy measured" if _questions() else "no real run"
+  print(f"\nall figures are modelled; confirmed is simulated, {run}")
   print(report.figures_table(results.columns))
   print()
   print(report.sizes_table(results.designs))

@@ -15,7 +15,7 @@ from vrex_jax.typing import Float
 
 LAYERS, HEADS = 2, 2
 BASE = platforms.named("vrex8").platform
-LIMITS = objective.Limits(15.12e-6, 35.0, 0.02)
+LIMITS = objective.Limits(15.12e-6, 35.0, 0.03)
 
 
 class Shares(NamedTuple):

@@ -245,7 +245,7 @@ def write_platform(
     for field, number in own.items():
       value = float(getattr(getattr(sized.platform, part), field))
       before = units.to_si(field, number.value, number.unit)
-      if np.isclose(value, before, rtol=1e-5):
+      if np.isclose(value, before, rtol=1e-5, atol=0.0):
         numbers[part][field] = number
         continue
       numbers[part][field] = params.Sourced(
