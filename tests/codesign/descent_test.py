@@ -15,7 +15,7 @@ LIMITS = objective.Limits(1.0, 1.0, 1.0)
 
 
 def both(x, choice, limits):
-  """(x₀ - 3)² + (x₁ + 1)², x₀ ≤ limit, in one choice x₁ ≥ 0; λ₀ = 6 - 2 limit."""
+  """(x₀ - 3)² + (x₁ + 1)² with x₀ ≤ limit, in one choice x₁ ≥ 0."""
   value = jnp.sum((x - jnp.array([3.0, -1.0])) ** 2)
   passed = jnp.stack(
     [x[0] - limits.area_m2, jnp.where(choice == 1, -x[1], -1.0)]
