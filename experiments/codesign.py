@@ -233,6 +233,7 @@ def _study() -> campaign.Study:
   held_out = (
     curves if _HELD_OUT.value is None else setting.read_curves(_HELD_OUT.value)
   )
+  space = _space(description, curves.kept.shape[2:4])
   problem = setting.problem_of(
     description,
     curves,
@@ -249,7 +250,7 @@ def _study() -> campaign.Study:
   return campaign.Study(
     problem=problem,
     curves=curves,
-    space=_space(description, curves.kept.shape[2:4]),
+    space=space,
     limits=objective_lib.Limits(
       _AREA.value * units.MM2, _POWER.value, _DROP.value
     ),

@@ -255,8 +255,8 @@ def round_of(
       best=best,
     )
 
-  names = list(State.__dataclass_fields__)
-  axes = State(**{n: None if n == "rounds" else 0 for n in names})
+  places: dict[str, Any] = dict.fromkeys(State.__dataclass_fields__, 0)
+  axes = State(**{**places, "rounds": None})
 
   @jax.jit
   def all_lanes(state: State, every: objective_lib.Limits) -> State:

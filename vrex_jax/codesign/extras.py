@@ -1,6 +1,7 @@
 """What a study does beside its result: fronts, comparison, certificate."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -119,7 +120,7 @@ def fronts_of(
     return found
 
   return {
-    name: searched.step(f"front of {name}", lambda name=name: one(name))
+    name: searched.step(f"front of {name}", functools.partial(one, name))
     for name in names
   }
 
@@ -189,14 +190,12 @@ def compared(
   rows = []
   for seed in seeds:
     rows.append(
-      searched.step(f"descent {seed}", lambda seed=seed: descend(seed))
+      searched.step(f"descent {seed}", functools.partial(descend, seed))
     )
     for name in comparators.METHODS:
       searched.go_on()
       rows.append(
-        searched.step(
-          f"{name} {seed}", lambda name=name, seed=seed: search(name, seed)
-        )
+        searched.step(f"{name} {seed}", functools.partial(search, name, seed))
       )
   searched.note(report.comparison_table(rows))
   return rows
