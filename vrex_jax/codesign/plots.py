@@ -1,5 +1,6 @@
 """Trade-off fronts and convergence as pictures."""
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,9 +60,15 @@ def save_fronts(
         label="paper's sizing" if which == "start" else "rounded",
       )
     axis.set_xlabel(title)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.grid(alpha=0.3, which="both")
+    for scale_of, ticks_of, range_of in (
+      (axis.set_xscale, axis.set_xticks, axis.get_xlim),
+      (axis.set_yscale, axis.set_yticks, axis.get_ylim),
+    ):
+      scale_of("log")
+      shown = _ticks(*range_of())
+      ticks_of(shown, [f"{tick:g}" for tick in shown])
+      ticks_of([], minor=True)
+    axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)
   axes[0].set_ylabel(f"{label} (modelled)")
@@ -75,3 +82,16 @@ def save_fronts(
     frameon=False,
   )
   figure.savefig(path, dpi=150)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+  """1, 2, 5 of every decade within a range.
+
+  Example:
+    >>> _ticks(0.3, 12.0)
+    [0.5, 1.0, 2.0, 5.0, 10.0]
+  """
+  decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+  values = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+  values.append(10.0 ** math.ceil(math.log10(high)))
+  return [value for value in values if low <= value <= high]
