@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from tests.codesign import problems
 from vrex_jax.codesign import descent
 from vrex_jax.codesign import objective
+from vrex_jax.codesign import space as space_lib
 from vrex_jax.errors import InputError
 
 PLAN = descent.Plan(starts=3, rounds=12, steps=80, rate=0.1)
@@ -110,3 +112,18 @@ def test_a_state_of_another_search_or_a_broken_one_is_refused(ended, tmp_path):
   path.write_bytes(path.read_bytes()[:100])
   with pytest.raises(InputError, match="cannot be read"):
     descent.load(begin(), path, {"seed": 0})
+
+
+def test_lanes_are_dealt_to_choices_and_differ():
+  """The first of each choice starts at the space's start, the others do not."""
+  space = space_lib.make(problems.paper(), groups=["engine"])
+  plan = descent.Plan(starts=6)
+  state = descent.start(problems.problem(), space, plan, [1, 0])
+  assert state.choice.tolist() == [1, 0, 1, 0, 1, 0]
+  x = np.asarray(state.x)
+  np.testing.assert_array_equal(x[0], x[1])
+  assert len(np.unique(x[1:], axis=0)) == 5
+  other = descent.start(
+    problems.problem(), space, descent.Plan(starts=6, seed=1), [1, 0]
+  )
+  assert not np.any(np.asarray(other.x)[2:] == x[2:])

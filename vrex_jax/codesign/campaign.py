@@ -257,7 +257,7 @@ class _Campaign:
       stopped=self.stopped, note=self._note,
     )  # fmt: skip
     searched.go_on()
-    state = extras.first_state(study.problem, self.space, plan, kept)
+    state = descent.start(study.problem, self.space, plan, kept)
     if study.resume and study.search is not None and study.search.exists():
       state = descent.load(state, study.search, study.settings)
     told = self.bar(plan.rounds - int(state.rounds), "descent")

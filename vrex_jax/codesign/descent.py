@@ -21,7 +21,7 @@ import os
 import pathlib
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -148,27 +148,37 @@ def _adam(plan: Plan) -> optax.GradientTransformation:
 
 
 def start(
-  problem: objective_lib.Problem, space: space_lib.Space, plan: Plan
+  problem: objective_lib.Problem,
+  space: space_lib.Space,
+  plan: Plan,
+  choices: Sequence[int] | None = None,
 ) -> State:
-  """Lanes before the first round.
+  """Lanes before the first round, dealt to static choices in turn.
 
-  The first lane of each static choice is the space's start; the others lie
-  around it, by normal steps in x.
+  The first lane of each choice is the space's start; the others lie around a
+  point halfway between it and the middle of the cube, by normal steps in x.
+
+  Args:
+    problem: what is priced.
+    space: what moves.
+    plan: lanes, spread and seed.
+    choices: static choices that are searched; None for all.
   """
-  centre = _logit(space_lib.shares(space, space.start))
-  number = len(np.atleast_1d(problem.choices.hash_bits))
+  if choices is None:
+    choices = range(len(np.atleast_1d(problem.choices.hash_bits)))
+  centre = jnp.asarray(_logit(space_lib.shares(space, space.start)))
   key = jax.random.key(plan.seed)
   apart = plan.spread * jax.random.normal(key, (plan.starts, len(centre)))
-  still = jnp.arange(plan.starts)[:, None] < number
-  x = jnp.asarray(centre)[None] * jnp.where(still, 1.0, 0.5)
-  x = x + jnp.where(still, 0.0, apart)
+  first = jnp.arange(plan.starts)[:, None] < len(choices)
+  x = jnp.where(first, centre[None], 0.5 * centre[None] + apart)
+  dealt = np.asarray(choices, np.int32)[np.arange(plan.starts) % len(choices)]
   return State(
     x=x,
     memory=jax.vmap(_adam(plan).init)(x),
     multipliers=jnp.zeros((plan.starts, len(objective_lib.LIMITS))),
     weight=jnp.full(plan.starts, 10.0, x.dtype),
     worst=jnp.full(plan.starts, jnp.inf, x.dtype),
-    choice=jnp.arange(plan.starts, dtype=jnp.int32) % number,
+    choice=jnp.asarray(dealt),
     best_x=x,
     best=jnp.full(plan.starts, jnp.inf, x.dtype),
     rounds=jnp.int32(0),

@@ -27,7 +27,6 @@ __all__ = [
   "certified",
   "compared",
   "evaluations",
-  "first_state",
   "fronts_of",
 ]
 
@@ -84,18 +83,6 @@ def evaluations(plan: descent.Plan) -> int:
   return plan.starts * plan.rounds * plan.steps
 
 
-def first_state(
-  problem: objective_lib.Problem,
-  space: space_lib.Space,
-  plan: descent.Plan,
-  kept: Sequence[int],
-) -> descent.State:
-  """Lanes dealt to the static choices that were left."""
-  lanes = np.asarray(kept, np.int32)[np.arange(plan.starts) % len(kept)]
-  state = descent.start(problem, space, plan)
-  return state.replace(choice=jnp.asarray(lanes))
-
-
 def fronts_of(
   searched: Searched, optimum: study_lib.Designed
 ) -> dict[str, list[dict[str, Any]]]:
@@ -136,7 +123,7 @@ def again(
     searched.space,
     searched.limits if limits is None else limits,
     searched.plan,
-    state=first_state(searched.problem, searched.space, plan, searched.kept),
+    state=descent.start(searched.problem, searched.space, plan, searched.kept),
     advance=searched.advance,
     told=searched.bar(plan.rounds, f"descent, seed {seed}"),
     stopped=searched.stopped,

@@ -62,7 +62,7 @@ def front(
   own = jax.tree.map(
     lambda leaf: jnp.full(plan.starts, leaf, jnp.float32), limits
   ).replace(**{_FIELDS[name]: jnp.asarray(values[lane], jnp.float32)})
-  state = descent.start(problem, space, plan)
+  state = descent.start(problem, space, plan, [choice])
   share = np.clip(around, 0.02, 0.98)
   centre = jnp.asarray(np.log(share / (1.0 - share)), jnp.float32)
   state = state.replace(
@@ -71,7 +71,6 @@ def front(
       centre[None],
       0.5 * (state.x + centre[None]),
     ),
-    choice=jnp.full(plan.starts, choice, jnp.int32),
   )
   state = descent.run(
     problem,
