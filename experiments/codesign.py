@@ -324,7 +324,7 @@ def _results(
 ) -> campaign.Results | None:
   options = campaign.Options(
     frames=min(_FRAMES.value, 64) if _SMOKE.value else _FRAMES.value,
-    questions=(min(_QUESTIONS.value, 40) if _SMOKE.value else _QUESTIONS.value),
+    questions=_questions(),
     simulated_points=1 if _SMOKE.value else _SIMULATED.value,
     choices=_CHOICES.value,
     seeds=range(_SEED.value, _SEED.value + _SEEDS.value)
