@@ -43,6 +43,7 @@ from vrex_jax import command
 from vrex_jax import interrupt
 from vrex_jax import plotting
 from vrex_jax.codesign import campaign
+from vrex_jax.codesign import campaign_types
 from vrex_jax.codesign import comparators
 from vrex_jax.codesign import descent
 from vrex_jax.codesign import ledger as ledger_lib
@@ -227,7 +228,7 @@ def _questions() -> int:
   return 0 if _SMOKE.value else 640
 
 
-def _study() -> campaign.Study:
+def _study() -> campaign_types.Study:
   description = platforms.named(_PLATFORM.value)
   curves = setting.read_curves(_CURVES.value)
   held_out = (
@@ -247,7 +248,7 @@ def _study() -> campaign.Study:
     memory=_MEMORY.value,
   )
   folder = None if _OUT.value is None else pathlib.Path(_OUT.value)
-  return campaign.Study(
+  return campaign_types.Study(
     problem=problem,
     curves=curves,
     space=space,
@@ -320,9 +321,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _results(
-  study: campaign.Study, stopped: Callable[[], bool]
-) -> campaign.Results | None:
-  options = campaign.Options(
+  study: campaign_types.Study, stopped: Callable[[], bool]
+) -> campaign_types.Results | None:
+  options = campaign_types.Options(
     frames=min(_FRAMES.value, 64) if _SMOKE.value else _FRAMES.value,
     questions=_questions(),
     simulated_points=1 if _SMOKE.value else _SIMULATED.value,
@@ -336,7 +337,7 @@ def _results(
   return campaign.run(study, options, bar=_bar, stopped=stopped)
 
 
-def _print(results: campaign.Results) -> None:
+def _print(results: campaign_types.Results) -> None:
   run = "its accuracy measured" if _questions() else "no real run"
   print(f"\nall figures are modelled; confirmed is simulated, {run}")
   print(report.figures_table(results.columns))
@@ -349,7 +350,7 @@ def _print(results: campaign.Results) -> None:
 
 
 def _write(
-  study: campaign.Study, results: campaign.Results, started: float
+  study: campaign_types.Study, results: campaign_types.Results, started: float
 ) -> None:
   description = platforms.named(_PLATFORM.value)
   value = functools.partial(objective_lib.value_of, _OBJECTIVE.value)

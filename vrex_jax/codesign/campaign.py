@@ -5,10 +5,9 @@ file of states; the same study begun again finds them there.
 """
 
 import dataclasses
-import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,12 @@ import numpy as np
 
 from vrex_jax import interrupt
 from vrex_jax.codesign import band
+from vrex_jax.codesign import campaign_types as types_lib
 from vrex_jax.codesign import confirm
 from vrex_jax.codesign import curves as curves_lib
 from vrex_jax.codesign import descent
 from vrex_jax.codesign import elasticity
 from vrex_jax.codesign import extras
-from vrex_jax.codesign import ledger as ledger_lib
 from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import pricing
 from vrex_jax.codesign import report
@@ -32,92 +31,20 @@ from vrex_jax.codesign import study as study_lib
 from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import units
 
-__all__ = ["Options", "Results", "Study", "run"]
+__all__ = ["run"]
 
 _PAPER_CHOICE = curves_lib.StaticChoice()
 _SCREENING = 4
 """Rounds of each static choice before the best are searched in earnest."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Study:
-  """Static. What is searched, and where results are kept.
-
-  Attributes:
-    problem: with all static choices of the curves.
-    curves: their names.
-    space: what moves.
-    limits: to keep.
-    plan: of the descent.
-    settings: that a study which goes on must share.
-    search: file of the descent's state; None to keep none.
-    ledger: results of steps.
-    resume: go on from `search`.
-  """
-
-  problem: objective_lib.Problem
-  curves: curves_lib.Curves
-  space: space_lib.Space
-  limits: objective_lib.Limits
-  plan: descent.Plan
-  settings: Mapping[str, Any]
-  search: pathlib.Path | None
-  ledger: ledger_lib.Ledger
-  resume: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-  """Static. What is done besides.
-
-  Attributes:
-    frames: of a stream of the real run.
-    questions: of the real run; 0 for none.
-    simulated_points: of the band.
-    choices: static choices that are left after screening.
-    seeds: of the comparison; none for no comparison.
-    certificate: brute force on a small grid.
-    small: of few points.
-  """
-
-  frames: int
-  questions: int
-  simulated_points: int
-  choices: int
-  seeds: Sequence[int]
-  certificate: bool
-  small: bool
-
-
-class Results(NamedTuple):
-  """What is printed and written.
-
-  Attributes:
-    columns: name -> figures.
-    designs: name -> design.
-    elasticities: name -> by name.
-    fronts: limit -> points.
-    sentences: verdicts and warnings.
-    rows: of metrics.json.
-    named: further objects of metrics.json.
-  """
-
-  columns: dict[str, dict[str, Any]]
-  designs: dict[str, space_lib.Design]
-  elasticities: dict[str, dict[str, float]]
-  fronts: dict[str, list[dict[str, Any]]]
-  sentences: list[str]
-  rows: list[dict[str, Any]]
-  named: dict[str, Any]
-
-
 def run(
-  study: Study,
-  options: Options,
+  study: types_lib.Study,
+  options: types_lib.Options,
   *,
   bar: extras.Bar,
   stopped: Callable[[], bool],
-) -> Results | None:
+) -> types_lib.Results | None:
   """All steps.
 
   Args:
@@ -143,8 +70,8 @@ class _Campaign:
 
   def __init__(
     self,
-    study: Study,
-    options: Options,
+    study: types_lib.Study,
+    options: types_lib.Options,
     bar: extras.Bar,
     stopped: Callable[[], bool],
   ):
@@ -156,7 +83,7 @@ class _Campaign:
     self.sentences: list[str] = []
     self.space = study.space
 
-  def run(self) -> Results:
+  def run(self) -> types_lib.Results:
     """See `run`."""
     paper, start = self._starts()
     began = time.monotonic()
@@ -436,7 +363,9 @@ class _Campaign:
   def _note(self, sentence: str) -> None:
     self.sentences.append(sentence)
 
-  def _results(self, designs, columns, elastic, lines, named) -> Results:
+  def _results(
+    self, designs, columns, elastic, lines, named
+  ) -> types_lib.Results:
     chosen = {
       name: dataclasses.asdict(self.study.curves.choices[one.choice])
       for name, one in designs.items()
@@ -459,7 +388,7 @@ class _Campaign:
       "static choices: "
       + "; ".join(f"{name} {one}" for name, one in chosen.items())
     )
-    return Results(
+    return types_lib.Results(
       columns=columns,
       designs={name: one.design for name, one in designs.items()},
       elasticities=elastic,
