@@ -86,16 +86,11 @@ def test_all_outside_the_window_is_fetched_at_the_other_end_of_the_band():
   np.testing.assert_allclose(share(0.0), 0.325, atol=1e-3)
 
 
-def test_more_hash_bits_and_separate_tables_compare_more():
-  work = lambda bits, shared: (
-    turn.works(
-      problems.problem().stream,
-      jax.tree.map(lambda leaf: jnp.asarray(leaf, float), PAPER),
-      problems.lookup(1, jnp.full((3, 2, 2), 0.3)),
-      turn.Choice(jnp.float32(bits), jnp.float32(shared)),
-    ).layers
+def test_more_hash_bits_and_separate_tables_compare_more(pricer):
+  usual, longer, shared = (
+    pricer.built(*pricer.place([PAPER], choice))[1].layers
+    for choice in (1, 2, 3)
   )
-  usual, longer, shared = work(32.0, 0.0), work(64.0, 0.0), work(32.0, 1.0)
   np.testing.assert_allclose(longer.comparisons, 2 * usual.comparisons)
   np.testing.assert_allclose(longer.live_tables, usual.live_tables)
   np.testing.assert_allclose(shared.comparisons, usual.comparisons / 8)

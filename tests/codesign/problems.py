@@ -30,7 +30,7 @@ class Shares(NamedTuple):
 def lookup(choice, ratio):
   """kept = Th_r, mass = √Th_r, 8 or 32 tokens a cluster."""
   whole = jnp.ones_like(ratio)
-  size = jnp.array([8.0, 32.0])[choice]
+  size = jnp.array([8.0, 32.0, 32.0, 32.0])[choice]
   return Shares(
     ratio,
     jnp.sqrt(ratio + 1e-6),
@@ -51,7 +51,9 @@ def problem(**changes):
     "lookup": lookup,
     "exact": lookup,
     "drop": lambda mass, kept, groups: 0.05 * jnp.mean(1.0 - mass),
-    "choices": turn.Choice(np.array([32.0, 32.0]), np.array([0.0, 0.0])),
+    "choices": turn.Choice(
+      np.array([32.0, 32.0, 64.0, 32.0]), np.array([0.0, 0.0, 0.0, 1.0])
+    ),
   }
   return objective.Problem(**{**fields, **changes})
 
