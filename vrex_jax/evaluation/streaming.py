@@ -34,6 +34,7 @@ from vrex_jax.tasks import rooms_episodes as episodes_lib
 
 __all__ = [
   "Group",
+  "Lending",
   "Outcome",
   "Said",
   "StreamOptions",
@@ -104,6 +105,18 @@ class Outcome(NamedTuple):
   blocks: tuple[driver_lib.Block, ...]
 
 
+class Lending(NamedTuple):
+  """Static. A prefill that several policies ask about in turn.
+
+  Attributes:
+    lend: (run, index of the policy) -> its run, without events; uses `run` up.
+    take_back: (run, the lent one after its questions, index) -> the run again.
+  """
+
+  lend: Callable[[driver_lib.Run, int], driver_lib.Run]
+  take_back: Callable[[driver_lib.Run, driver_lib.Run, int], driver_lib.Run]
+
+
 class Group(NamedTuple):
   """Static. Programs of policies that share a prefill, or of one alone.
 
@@ -111,10 +124,13 @@ class Group(NamedTuple):
     prefill: runs prompt and frames.
     asked: run questions and answers, one for each policy; the only one is
       `prefill` itself.
+    lending: the run as each policy is to see it before it is asked; None where
+      the only one has it for itself.
   """
 
   prefill: programs.Driver
   asked: tuple[programs.Driver, ...]
+  lending: Lending | None = None
 
 
 def compile_group(
@@ -148,6 +164,7 @@ def compile_group(
       compile_batch(model, policy, options, shape, stages=late)
       for policy in policies
     ),
+    Lending(sharing.lend, sharing.take_back),
   )
 
 
@@ -253,16 +270,16 @@ def run_batch(
       moment = times.index(done - 1)
       asked = [episode.questions[moment] for episode in episodes]
       for index, asking in enumerate(group.asked):
-        alone = asking is driver
-        lent = run if alone else sharing.lend(run, index)
+        lending = group.lending
+        lent = run if lending is None else lending.lend(run, index)
         before = len(lent.traces)
         lent, said = _ask_all(model, asking, lent, asked, first_index)
         answers[index] += said
         events[index] += lent.traces[before:]
-        if alone:
+        if lending is None:
           run = dataclasses.replace(lent, traces=lent.traces[:before])
         else:
-          run = sharing.take_back(run, lent, index)
+          run = lending.take_back(run, lent, index)
     told(len(pixels))
   kv_bytes = session_report.kv_bytes(driver.config, run.state) / len(episodes)
   frames = driver_lib.finish_trace(driver, run)
