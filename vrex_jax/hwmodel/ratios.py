@@ -113,9 +113,7 @@ def from_ratios(
     Retrieval.
   """
   weights = by_depth(decoder.num_layers, len(ratios.attended))
-  moved = jax.tree.map(
-    lambda leaf: weights @ jnp.asarray(leaf, float), ratios
-  )
+  moved = jax.tree.map(lambda leaf: weights @ jnp.asarray(leaf, float), ratios)
   rows = jnp.asarray(chunk_tokens * decoder.num_heads, float)
   attended = moved.attended * cached_tokens
   fetched = moved.fetched * attended
