@@ -9,6 +9,7 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
@@ -191,18 +192,23 @@ def _likeness(
     recent: b[L, K, S], slots of recent frames.
     length: T of a frame.
   """
-  flat = lambda table: table.reshape(-1, *table.shape[2:])
+  patches = jnp.arange(length)[:, None]
 
-  def one_head(inputs):
-    key, place, near = inputs
+  def one_head(key, place, near):
     key = key.astype(jnp.float32)
-    size = jnp.sqrt(jnp.sum(key * key, axis=-1, keepdims=True))
-    unit = key / jnp.maximum(size, 1e-30)
-    where = jnp.where(near, place, length)
-    total = jax.ops.segment_sum(unit, where, length + 1)
-    count = jax.ops.segment_sum(jnp.ones_like(size), where, length + 1)
-    mean = total / jnp.maximum(count, 1.0)
-    return jnp.sum(unit * mean[place], axis=-1)
+    size = jnp.maximum(jnp.sqrt(jnp.sum(key * key, axis=-1)), 1e-30)
+    of_patch = (place[None] == patches) & near[None]  # [T, S]
+    total = jnp.where(of_patch, 1.0 / size[None], 0.0) @ key
+    mean = total / jnp.maximum(jnp.sum(of_patch, axis=1), 1)[:, None]
+    cosine = jnp.einsum("th,sh->ts", mean, key) / size[None]
+    return jnp.take_along_axis(cosine, place[None], axis=0)[0]
 
-  found = jax.lax.map(one_head, (flat(view.key), flat(patch), flat(recent)))
+  # In the open, as in `window.attention`.
+  layers, heads = recent.shape[:2]
+  found = jnp.stack(
+    [
+      one_head(view.key[at], patch[at], recent[at])
+      for at in np.ndindex(layers, heads)
+    ]
+  )
   return found.reshape(recent.shape)

@@ -11,6 +11,7 @@ queries are kept in the state, since a window may be longer than a chunk:
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vrex_jax import policy as policy_lib
 from vrex_jax.models import rotary
@@ -61,7 +62,10 @@ def push(window: Window, chunk: policy_lib.Chunk) -> Window:
   )
 
 
-@jax.jit
+ROWS_AT_ONCE = 128
+"""Queries of a head whose weights are in memory together."""
+
+
 def attention(window: Window, view: policy_lib.View, live: Bool) -> Float:
   """Mean attention weight of the window's queries on every slot.
 
@@ -79,27 +83,55 @@ def attention(window: Window, view: policy_lib.View, live: Bool) -> Float:
   """
   layers, heads, length, width = window.query.shape
   kv_heads = view.num_kv_heads
-  rows = window.query.reshape(layers * kv_heads, -1, length, width)
-  there = window.position >= 0
-  number = jnp.maximum(jnp.sum(there), 1).astype(jnp.float32)
+  rows = window.query.reshape(layers, kv_heads, -1, length, width)
+  number = jnp.maximum(jnp.sum(window.position >= 0), 1)
+  # Head by head in the open: XLA copies a whole cache that a loop reads before
+  # the stream goes on writing to it.
+  weight = [
+    _of_head(
+      rows[at], window.position, view.key[at], view.slots.position[at], live[at]
+    )
+    for at in np.ndindex(layers, kv_heads)
+  ]
+  total = jnp.stack(weight).reshape(layers, heads, -1)
+  return total / number.astype(jnp.float32)
 
-  # Sliced by number: a cache that a loop walks over is copied for it.
-  def one_head(index):
-    layer, head = index // kv_heads, index % kv_heads
-    of_head = lambda table: jax.lax.dynamic_slice(
-      table,
-      (layer, head) + (0,) * (table.ndim - 2),
-      (1, 1, *table.shape[2:]),
-    )[0, 0]
-    query = jax.lax.dynamic_index_in_dim(rows, index, keepdims=False)
-    key, held = of_head(view.key), of_head(live)
-    position = of_head(view.slots.position)
-    score = jnp.einsum("gth,sh->gts", query, key.astype(jnp.float32))
-    allowed = held[None] & (position[None] <= window.position[:, None])
-    score = jnp.where(allowed[None], score * width**-0.5, -1e30)
+
+@jax.jit
+def _of_head(
+  query: Float, asked: Int, key: Float, position: Int, live: Bool
+) -> Float:
+  """Weights of one KV head, added over the window: f32[G, S].
+
+  Args:
+    query: f32[G, T, H].
+    asked: i32[T], position of each query; -1 where there is none.
+    key: f[S, H].
+    position: i32[S].
+    live: b[S].
+  """
+  group, length, width = query.shape
+  size = min(length, ROWS_AT_ONCE)
+  padding = -length % size
+  query = jnp.pad(query, ((0, 0), (0, padding), (0, 0)))
+  asked = jnp.pad(asked, (0, padding), constant_values=-1)
+  key = key.astype(jnp.float32)
+
+  def block(first):
+    rows = jax.lax.dynamic_slice_in_dim(query, first, size, axis=1)
+    at = jax.lax.dynamic_slice_in_dim(asked, first, size)
+    score = jnp.einsum("mh,sh->ms", rows.reshape(-1, width), key)
+    score = score.reshape(group, size, -1) * width**-0.5
+    allowed = live[None] & (position[None] <= at[:, None])
+    score = jnp.where(allowed[None], score, -1e30)
     weight = jax.nn.softmax(score, axis=-1)
-    weight = jnp.where(allowed[None] & there[None, :, None], weight, 0.0)
-    return jnp.sum(weight, axis=1) / number
+    weight = jnp.where(allowed[None] & (at >= 0)[None, :, None], weight, 0.0)
+    return jnp.sum(weight, axis=1)
 
-  weight = jax.lax.map(one_head, jnp.arange(layers * kv_heads))
-  return weight.reshape(layers, heads, -1)
+  if padding + length == size:
+    return block(0)
+  empty = jnp.zeros((group, key.shape[0]), jnp.float32)
+  starts = jnp.arange(0, length + padding, size)
+  return jax.lax.scan(lambda sum_, at: (sum_ + block(at), None), empty, starts)[
+    0
+  ]
