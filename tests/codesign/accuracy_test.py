@@ -178,3 +178,16 @@ def test_the_tables_name_every_fit(fitted):
   text = accuracy_report.weights(fitted[1])
   assert len(text.splitlines()) == 4
   assert "question" in text
+
+
+def test_points_that_ship_are_predicted_better_than_by_their_mean():
+  """Settings of a prefill that the fit has not seen."""
+  packaged = points_lib.load()
+  index = points_lib.FIGURES.index("qa")
+  missed = {
+    model: accuracy_errors.left_out(packaged, "qa", model).predicted
+    - packaged.drop[:, index]
+    for model in (accuracy_errors.THE_MODEL, "constant")
+  }
+  error = {name: np.sqrt(np.mean(one**2)) for name, one in missed.items()}
+  assert error[accuracy_errors.THE_MODEL] < 0.8 * error["constant"]
