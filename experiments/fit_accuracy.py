@@ -89,6 +89,16 @@ def _with_kept(path: str) -> list[dict[str, Any]]:
   return found
 
 
+def _comments() -> list[str]:
+  return [
+    "Right answers under ReSV less those of full, and what it keeps; shares.",
+    "docs/accuracy_model.md; by two commands:",
+    "python experiments/measure_accuracy.py --out=DIR",
+    f"python experiments/fit_accuracy.py --recorded={_RECORDED.value}"
+    f" --seed={_SEED.value} --answers=DIR/answers.csv",
+  ]
+
+
 def main(arguments: Sequence[str]) -> None:
   del arguments
   started = time.time()
@@ -107,15 +117,13 @@ def main(arguments: Sequence[str]) -> None:
   print(accuracy_report.weights(fitted))
   if _OUT.value is None:
     return
+  others = {"plot.png": functools.partial(accuracy_report.save_plot, points)}
+  if _ANSWERS.value is not None:
+    others["accuracy_points.csv"] = functools.partial(
+      accuracy_points.save, lines, comments=_comments()
+    )
   command.write_study(
-    _OUT.value,
-    rows,
-    seed=_SEED.value,
-    started=started,
-    others={
-      "accuracy_points.csv": functools.partial(accuracy_points.save, lines),
-      "plot.png": functools.partial(accuracy_report.save_plot, points),
-    },
+    _OUT.value, rows, seed=_SEED.value, started=started, others=others
   )
 
 
