@@ -284,7 +284,7 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
       "" if row["forced_ratio"] is None else f"{100 * row['forced_ratio']:g} %",
       f"{1e3 * row['predicted_s']:.1f}",
       f"{1e3 * row['measured_s']:.1f}",
-      f"{100 * row['error']:+.1f} %",
+      f"{100 * row['error']:+z.1f} %",
     ]
     for row in rows
   ]

@@ -128,6 +128,10 @@ _SHOWN_ELASTICITY = 0.05
 
 
 def _check_flags() -> None:
+  if not _PLATFORM.value:
+    raise InputError(
+      "--platform is empty; something must be priced: try --platform=vrex8"
+    )
   if _TRACE.value is not None and _POLICY.value is not None:
     raise InputError(
       "--policy is given beside --trace; the trace says what was done: give one"
@@ -168,7 +172,7 @@ def _numbers(flag: flags.FlagHolder, most: int) -> list[int]:
     except ValueError:
       raise InputError(
         f"--{flag.name} has {text!r}; it must be whole numbers, separated by"
-        f" commas: try --{flag.name}={flag.default or '1024,40960'}"
+        f" commas: try --{flag.name}={','.join(flag.default) or '1024,40960'}"
       ) from None
     check_whole_number(f"--{flag.name}", number, least=1, hint=f"{most}")
     numbers.append(number)
@@ -188,7 +192,7 @@ def _points(model, engine: bool) -> list[hardware_rows.Point]:
   batches = _numbers(_BATCH, 1)
   if _TRACE.value is not None:
     trace = trace_lib.load(pathlib.Path(_TRACE.value))
-    name = f"trace {pathlib.Path(_TRACE.value).parent.name}"
+    name = f"trace {pathlib.Path(_TRACE.value).absolute().parent.name}"
     if _TRANSFER.value == "none":
       return [hardware_rows.traced(model, trace, name, **options)]
     make = functools.partial(
@@ -228,6 +232,11 @@ def _say_assumptions(trace: trace_lib.StreamTrace, model) -> None:
       "the run chose without look-ahead: priced as if the same had been chosen"
       " one layer earlier"
     )
+  if _TRANSFER.value == "none":
+    print(
+      f"counts are priced as those of {model.name}: a trace does not say which"
+      " model ran"
+    )
   if trace.counts["past_fetched"].any():
     return
   if _TRANSFER.value == "none":
@@ -239,10 +248,10 @@ def _say_assumptions(trace: trace_lib.StreamTrace, model) -> None:
     )
 
 
-def _memory(platform: str) -> transfer.MemoryModel:
+def _memory(found: platforms.Description) -> transfer.MemoryModel:
   if _MEMORY.value == "ideal":
     return transfer.IDEAL
-  return memory_binding.validated(platform)
+  return memory_binding.validated(found.base or found.platform.name)
 
 
 def _rows(found, model) -> list[dict[str, Any]]:
@@ -259,7 +268,7 @@ def _rows(found, model) -> list[dict[str, Any]]:
       point,
       sharpness=_SHARPNESS.value,
       elastic_sharpness=_SHARPNESS.value or smooth.DEFAULT_SHARPNESS,
-      memory=_memory(one.platform.name),
+      memory=_memory(one),
     )
     for one, point in tqdm.tqdm(cases, unit="row", disable=None, leave=False)
   ]
@@ -298,9 +307,9 @@ def main(arguments: Sequence[str]) -> None:
     return
   model = presets.preset(_MODEL.value)
   found = [platforms.named(name) for name in _PLATFORM.value]
+  rows = _rows(found, model)
   if _TRACE.value is not None:
     _say_assumptions(trace_lib.load(pathlib.Path(_TRACE.value)), model)
-  rows = _rows(found, model)
   print("all figures are modelled\n")
   if _MEMORY.value == "validated":
     print(

@@ -47,7 +47,7 @@ def _law_row(name: str, known: fitting.Table) -> dict[str, Any]:
 
 
 def _percents(values: Sequence[float]) -> str:
-  return " ".join(f"{100 * value:+6.1f}" for value in values)
+  return " ".join(f"{100 * value:+z6.1f}" for value in values)
 
 
 def _print_laws(rows: Sequence[dict[str, Any]]) -> None:

@@ -122,7 +122,8 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-  percent = lambda value: f"{100 * value:+.2g} %"
+  # A hundredth of a per cent is as fine as these gaps mean anything.
+  percent = lambda value: f"{100 * value:+z.2f} %"
   lines = [
     [row["simulated"], *(percent(f(row["gap"])) for f in (np.mean, min, max))]
     for row in rows

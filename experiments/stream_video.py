@@ -16,6 +16,7 @@ small model on two CPU cores, about a minute a frame block with
 """
 
 import contextlib
+import functools
 import pathlib
 import re
 import shutil
@@ -208,9 +209,12 @@ def _stream_all(
     ) as bar:
       progress = session.Progress(
         note=tqdm.tqdm.write,
-        begin=bar.reset,
+        begin=functools.partial(_begin, bar),
         frames=bar.update,
         answer=_print_answer,
+        compiling=lambda stage, bar=bar: bar.set_postfix_str(
+          f"compiling {stage}"
+        ),
       )
       with contextlib.suppress(interrupt.StoppedError):
         results.append(
@@ -224,6 +228,11 @@ def _stream_all(
   if not results:
     raise KeyboardInterrupt
   return results
+
+
+def _begin(bar: tqdm.tqdm) -> None:
+  bar.set_postfix_str("")
+  bar.reset()
 
 
 def _platforms() -> list[params_lib.Platform]:

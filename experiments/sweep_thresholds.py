@@ -5,7 +5,8 @@ r"""Every threshold of ReSV at once, on one recorded stream.
       --hamming_thresholds 5,7,9 --rows union,vote:4 --out runs/sweep_a
   python experiments/sweep_thresholds.py --time
   python experiments/sweep_thresholds.py --hash_bits 16,32,64 \
-      --tables head,layer --curves rooms_curves.npz
+      --hamming_thresholds 0,2,4,5,6,7,8,10 --tables head,layer \
+      --curves rooms_curves.npz
 
 For every Th_hd, N_hp, table, recent window, reduction of rows and Th_r: share
 of the past attended by stage, layer and head, attention mass on it, share of
@@ -29,6 +30,7 @@ Hardware: any CPU. Minutes: --smoke under one, --closed_loop 12 about two.
 """
 
 import functools
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -49,6 +51,7 @@ from vrex_jax.codesign import sweep_tables
 from vrex_jax.codesign import sweep_time
 from vrex_jax.errors import InputError, check_whole_number
 from vrex_jax.evaluation import words
+from vrex_jax.hwmodel import params
 from vrex_jax.hwmodel import platforms
 from vrex_jax.models import presets
 from vrex_jax.study import resume
@@ -183,16 +186,30 @@ def _check_flags() -> sweep_time.Plan:
     variants=settings.variants(_recent(), _ROWS.value),
     grid=curves_lib.checked_grid(_ratios()),
   )
+  _platform()
+  presets.preset(_MODEL.value)
+  if (
+    _CURVES.value is not None
+    and not pathlib.Path(_CURVES.value).parent.is_dir()
+  ):
+    raise InputError(
+      f"--curves is {_CURVES.value}, whose folder does not exist; the file is"
+      " written there: make the folder, or name another"
+    )
   command.check_out(_OUT.value, _FILES)
   if _OUT.value is not None:
     plotting.check_installed()
   return plan
 
 
+def _platform() -> params.Platform:
+  return platforms.named(_PLATFORM.value).platform
+
+
 def _costs(curves: curves_lib.Curves) -> settings_cost.Costs:
   return settings_cost.of_curves(
     curves,
-    platforms.named(_PLATFORM.value).platform,
+    _platform(),
     presets.preset(_MODEL.value),
     cache_tokens=_CACHE_TOKENS.value,
     batch=_BATCH.value,
@@ -234,12 +251,10 @@ def _write(rows: Sequence[dict[str, Any]], started: float, **named: Any):
   )
 
 
-def _save_curves(
-  plan: sweep_time.Plan, curves: curves_lib.Curves, frames: int
-) -> None:
+def _save_curves(curves: curves_lib.Curves) -> None:
   config = {name: str(value) for name, value in command.settings().items()}
-  curves_lib.save(curves, _CURVES.value, {**config, "recorded_frames": frames})
-  print(f"curves of {len(plan.choices)} choices written to {_CURVES.value}")
+  curves_lib.save(curves, _CURVES.value, config)
+  print(f"curves of {len(curves.choices)} choices written to {_CURVES.value}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -271,7 +286,7 @@ def main(arguments: Sequence[str]) -> None:
   for row in rows:
     row["closed"] = earlier.get(settings.key_of(row))
   if _CURVES.value is not None:
-    _save_curves(plan, first, int(recording.frame.max()) + 1)
+    _save_curves(first)
   write = functools.partial(_write, rows, started, recorded=recorded)
   chosen = settings.spread(sweep_tables.first_of(rows), _CLOSED_LOOP.value)
   with interrupt.graceful(_ANSWER) as stopped:
@@ -284,11 +299,12 @@ def main(arguments: Sequence[str]) -> None:
         stopped,
       )
     interrupted = stopped()
-  write(interrupted=interrupted)
+  done = [row for row in rows if row["closed"] is not None]
+  gap = sweep_tables.gaps(done) if done else None
+  write(interrupted=interrupted, gap=gap)
   print(sweep_tables.assumptions(_PLATFORM.value, _MODEL.value,
                                  _CACHE_TOKENS.value))  # fmt: skip
   print(sweep_tables.table(rows))
-  done = [row for row in rows if row["closed"] is not None]
   if done:
     print(f"\n{sweep_tables.gap_table(done)}")
   if interrupted:

@@ -11,8 +11,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The older of XLA's two ways to make a kernel of a fusion, and one piece of
 # machine code a program: less than half the time to compile. XLA stops at a
 # flag it does not know, so that other versions do without.
-HAS_OLDER_EMITTERS = importlib.metadata.version("jaxlib").startswith("0.10.")
-if HAS_OLDER_EMITTERS:
+if importlib.metadata.version("jaxlib").startswith("0.10."):
   os.environ["XLA_FLAGS"] = " ".join(
     [
       "--xla_cpu_use_fusion_emitters=false",
@@ -58,7 +57,9 @@ def fused_as_for_users() -> Iterator[None]:
 
   For tests of the compiled program itself: its instructions, its buffers.
   """
-  if not HAS_OLDER_EMITTERS:
+  if "--xla_cpu_use_fusion_emitters=false" not in os.environ.get(
+    "XLA_FLAGS", ""
+  ):
     yield
     return
   compile_ = jax.stages.Lowered.compile

@@ -65,3 +65,9 @@ def test_errors_are_to_the_nearer_end():
   above = hardware_paper.entry("x", 5.0, [6.0, 7.0], "predicted")
   assert above["error"] == pytest.approx(0.2)
   assert paper.FRAME_TOKENS == 10
+
+
+def test_an_error_of_nothing_has_no_minus():
+  """A figure that was fitted differs by rounding alone."""
+  fitted = hardware_paper.entry("a token", 89.0, 88.99999, "fitted")
+  assert "+0.0 %" in hardware_paper.table([fitted])

@@ -17,6 +17,8 @@ from vrex_jax import replay
 from vrex_jax import session_report
 from vrex_jax import stream_state
 from vrex_jax import testing
+from vrex_jax import trace as trace_lib
+from vrex_jax.codesign import curves as curves_lib
 from vrex_jax.models import rotary
 
 POLICY = "resv(wicsum_ratio=0.2, hamming_threshold=10, table_capacity=256)"
@@ -89,6 +91,18 @@ def test_the_table_is_that_of_the_stream(told):
       np.asarray(getattr(mine, name))[..., :clusters],
       np.asarray(getattr(theirs, name))[..., :clusters],
     )
+
+
+def test_curves_of_a_run_are_its_own_counts(told):
+  """The closed loop: what the run asked for, read at its own thresholds."""
+  choice = curves_lib.StaticChoice(hamming_threshold=10)
+  curves = curves_lib.of_recording(
+    told.recording, [choice], np.array([0.1, 0.2])
+  )
+  ratio = trace_lib.retrieval_ratio(told.trace)
+  for index, stage in enumerate(curves_lib.STAGES):
+    kept = np.mean(curves.kept[0, index, ..., 1])
+    assert kept == pytest.approx(ratio[stage], rel=1e-6)
 
 
 def test_mass_and_error_against_numpy(told):

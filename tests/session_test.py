@@ -94,7 +94,7 @@ class Told:
   """A `Progress` that remembers, and may do something on the way."""
 
   def __init__(self, on_frames=lambda count: None):
-    self.said, self.notes = [], []
+    self.said, self.notes, self.compiling = [], [], []
     self._on_frames = on_frames
 
   def progress(self):
@@ -105,6 +105,7 @@ class Told:
       answer=lambda question, answer, tokens: self.said.append(
         (question, answer, tokens)
       ),
+      compiling=self.compiling.append,
     )
 
   def _frames(self, count):
@@ -250,8 +251,9 @@ def test_progress_is_told_in_order(asked):
     answers[2],
   ]
   (note,) = asked.told.notes
-  for text in ("compiled full", "prompt", "frame", "question", "answer"):
-    assert text in note
+  stages = ["prompt", "frame", "question", "answer"]
+  assert asked.told.compiling == stages
+  assert all(text in note for text in ("compiled full", *stages))
 
 
 def test_kept_questions_stay(model, film, asked):

@@ -83,7 +83,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
       one["what"],
       f"{one['paper']:.4g}",
       _text(one["model"]),
-      f"{100 * one['error']:+.1f} %",
+      f"{100 * one['error']:+z.1f} %",
       one["used"],
     ]
     for one in entries

@@ -291,7 +291,11 @@ def row(
   for work in point.events:
     if work is not None:
       workload.check_fits(
-        work, float(platform.dram.capacity_bytes), platform.name
+        work,
+        float(platform.dram.capacity_bytes),
+        platform.name,
+        what=f"{point.policy}, a batch of {point.batch} over"
+        f" {point.cache_tokens} cached tokens,",
       )
   # Without its name, which is static, platforms of one kind share a program.
   arrays = params.as_arrays(platform.replace(name=""), jnp.float32)

@@ -41,12 +41,14 @@ class Progress(NamedTuple):
     begin: everything is compiled, frames follow.
     frames: frames done since the last call.
     answer: a question, its answer as text, and the tokens of it.
+    compiling: a stage whose program is made next.
   """
 
   note: Callable[[str], None]
   begin: Callable[[], None]
   frames: Callable[[int], None]
   answer: Callable[[questions_lib.Question, str, int], None]
+  compiling: Callable[[str], None] = lambda stage: None
 
 
 class Result(NamedTuple):
@@ -151,9 +153,13 @@ def compile_policy(
   talk = ("question", "answer") if plan.questions else ()
   opening = ("prompt",) if plan.text.prompt else ()
 
-  def go_on(_stage: str) -> None:
+  def end_if_stopped() -> None:
     if stopped():
       raise interrupt.StoppedError
+
+  def go_on(stage: str) -> None:
+    end_if_stopped()
+    progress.compiling(stage)
 
   driver = programs.compile_stream(
     plan.config,
@@ -168,7 +174,7 @@ def compile_policy(
     stages=(*opening, "frame", *talk),
     report=go_on,
   )
-  go_on("frame")
+  end_if_stopped()
   times = ", ".join(
     f"{stage} {seconds:.1f} s" for stage, seconds in driver.compile_s.items()
   )

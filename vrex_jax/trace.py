@@ -448,7 +448,9 @@ def load(path: Path) -> StreamTrace:
     zipfile.BadZipFile,
     zlib.error,
   ) as error:
+    # numpy takes what it does not know for a pickle, and says how to load it.
+    reason = "no npz file" if "pickle" in str(error) else error
     raise InputError(
-      f"{path} is not a trace ({error}); it must be the trace.npz of a run:"
+      f"{path} is not a trace ({reason}); it must be the trace.npz of a run:"
       " give the file stream_video.py wrote to its --out folder"
     ) from error

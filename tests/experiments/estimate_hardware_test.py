@@ -107,16 +107,23 @@ MISTAKES = {
     (*TRANSFER, "--resident_tokens=5"),
     "--resident_tokens is given beside --trace",
   ),
-  "no trace": (("--trace=words.npz",), "is not a trace"),
+  "no trace": (("--trace=words.npz",), "is not a trace (no npz file)"),
   "unknown policy": (("--policy=quest",), "no published ratios"),
   "unknown model": (("--model=gpt",), "unknown preset"),
   "unknown platform": (("--platform=h100",), "unknown platform"),
   "bad platform": (("--platform=bad.toml",), "unknown key 'lnk'"),
   "words for numbers": (("--cache_tokens=many",), "whole numbers"),
+  "words for streams": (("--batch=1,x",), "try --batch=1\n"),
+  "no platform": (("--platform=",), "--platform is empty"),
   "no tokens": (("--cache_tokens=0",), "from 1 to"),
-  "too many streams": (
-    ("--batch=16", "--platform=vrex8", "--cache_tokens=40960"),
-    "16.0 GB less",
+  "too many streams": (  # for a chip with the memory devices of its base
+    (
+      "--batch=16",
+      "--platform=chip.toml",
+      "--cache_tokens=40960",
+      "--memory=validated",
+    ),
+    "resv, a batch of 16 over 40960 cached tokens, needs 48.0 GB",
   ),
   "empty out": (("--out=",), "--out is empty"),
 }

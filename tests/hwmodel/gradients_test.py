@@ -44,7 +44,7 @@ class Setup:
     leaves, self.tree = jax.tree.flatten(platform)
     self.centre = np.array([float(leaf) for leaf in leaves])
     random = np.random.default_rng(0)
-    # One interior box: half to one and a half of every number, shares below 1.
+    # One interior box around every number; shares stay below 1.
     factor = random.uniform(0.5, 1.1, (POINTS, len(leaves)))
     self.at = np.log(self.centre * factor)
     work = jax.tree.map(

@@ -58,6 +58,18 @@ MISTAKES = {
     ),
     "at most 1",
   ),
+  "a unit that is no text": (
+    dram(GOOD.replace('"GB/s"', '["GB/s"]')),
+    "the unit ['GB/s']; it must be text",
+  ),
+  "a status that is no text": (
+    dram(GOOD.replace('"datasheet"', "1")),
+    "the status 1; it must be text",
+  ),
+  "a number that float32 takes for zero": (
+    dram(GOOD.replace("273", "1e-60")),
+    "must be from 1e-20 to 1e+20",
+  ),
   "no name": (chip("", name=""), "name is None"),
   "unknown base": (chip("", base='base = "h100"'), "base is 'h100'"),
   "no base and a number missing": (
@@ -103,7 +115,8 @@ def test_every_number_that_ships_has_a_source(name):
 def test_what_is_written_reads_back(tmp_path, name):
   found = platforms.named(name)
   platforms.write(found, tmp_path / "again.toml")
-  assert platforms.named(str(tmp_path / "again.toml")) == found
+  again = platforms.named(str(tmp_path / "again.toml"))
+  assert again == found._replace(base="")
 
 
 def test_a_base_gives_what_a_file_leaves_out(tmp_path):
@@ -113,6 +126,14 @@ def test_a_base_gives_what_a_file_leaves_out(tmp_path):
   assert mine.dram.bandwidth_bytes_per_s == 273e9
   changed = mine.replace(name="vrex8", dram=base.dram)
   assert changed == base
+
+
+def test_a_file_knows_its_base():
+  """What ships is its own; its memory devices are a file's (--memory)."""
+  assert platforms.named("vrex48").base == "vrex48"
+  assert (
+    platforms.describe({"name": "a", "base": "vrex48"}, "a").base == "vrex48"
+  )
 
 
 def test_a_base_may_have_a_base():

@@ -17,9 +17,11 @@ __all__ = [
   "HEAD_RULES",
   "asking_rows",
   "chunk_slots",
+  "count_groups",
   "highest",
   "keep_all",
   "one_part",
+  "products",
   "set_of",
   "to_rows",
 ]
@@ -56,6 +58,27 @@ def asking_rows(
     valid = jnp.any(valid)[None]
     length = 1
   return query.reshape(kv_heads, heads // kv_heads, length, width), valid
+
+
+def products(query: Float, table: Float) -> Float:
+  """q · r of every asking row and every row r of its head's table.
+
+  One product a head: XLA for CPUs turns a whole table round in memory before a
+  product over several heads.
+
+  Args:
+    query: f32[K, G, M, H], as of `asking_rows`.
+    table: f32[K, P, H].
+
+  Returns:
+    f32[K, G, M, P].
+  """
+  heads, group, length, width = query.shape
+  rows = query.reshape(heads, group * length, width)
+  each = [
+    jnp.einsum("mh,ph->mp", rows[head], table[head]) for head in range(heads)
+  ]
+  return jnp.stack(each).reshape(heads, group, length, table.shape[1])
 
 
 @jax.jit
@@ -135,6 +158,21 @@ def one_part(
   part = policy_lib.Part(slots=slots, **rules)
   counts = policy_lib.zero_counts((view.num_kv_heads,))
   return policy_lib.Selection(parts=(part,)), counts
+
+
+def count_groups(
+  counts: policy_lib.Counts, live: Int, query: Float, asks: Bool
+) -> policy_lib.Counts:
+  """Counts of groups (clusters, pages) that all asking rows have scored.
+
+  Args:
+    counts: of one part.
+    live: i32[K], groups.
+    query: f32[K, G, M, H], as of `asking_rows`.
+    asks: b[M], likewise.
+  """
+  rows = query.shape[1] * jnp.sum(asks, dtype=jnp.int32)
+  return counts._replace(groups_live=live, groups_scored=live * rows)
 
 
 def chunk_slots(chunk: policy_lib.Chunk, num_slots: int) -> Bool:

@@ -107,7 +107,7 @@ def clusterkv(
     del stage
     clusters = state.clusters
     query, asks = choosing.asking_rows(queries, view.num_kv_heads, chunk)
-    score = jnp.einsum("kgmh,kch->kgmc", query, clusters.center[layer])
+    score = choosing.products(query, clusters.center[layer])
     score = jnp.where(asks[None, None, :, None], score, -jnp.inf)
     number = state.budget.of(view.seen) - sink_tokens
     size, label = clusters.size[layer], clusters.label[layer]
@@ -118,8 +118,7 @@ def clusterkv(
     slots = choosing.to_rows(chosen | loose[:, None], heads)
     selection, counts = choosing.one_part(view, slots)
     live = jnp.sum(size > 0, axis=-1, dtype=jnp.int32)
-    rows = query.shape[1] * jnp.sum(asks, dtype=jnp.int32)
-    counts = counts._replace(groups_live=live, groups_scored=live * rows)
+    counts = choosing.count_groups(counts, live, query, asks)
     return selection, state, counts
 
   def write(state, view, chunk_, stage):

@@ -150,9 +150,9 @@ def _make(factory, given) -> policy_lib.KVPolicy:
   def select(state, view, layer, queries, stage):
     del stage
     query, asks = choosing.asking_rows(queries, view.num_kv_heads, chunk)
-    score = jnp.einsum(
-      "kgmh,khc,ksc->kgms", query, state.basis[layer], state.key[layer]
-    ) * (query.shape[-1] ** -0.5)
+    turned = jnp.einsum("kgmh,khc->kgmc", query, state.basis[layer])
+    score = choosing.products(turned, state.key[layer])
+    score = score * query.shape[-1] ** -0.5
     score = jnp.where(asks[None, None, :, None], score, -jnp.inf)
     live = bitmap.unpack(view.live)
     score = jnp.where(live[None, None], jnp.max(score, axis=2), -jnp.inf)
@@ -254,6 +254,8 @@ def partial_basis(
     >>> partial_basis(np.diag([1.0, 3.0]), np.eye(2), 1).round().tolist()
     [[0.0], [1.0]]
   """
-  turn = np.linalg.svd(query, full_matrices=True)[2].T
+  # The triangle of M rows is H × H, and has their right singular vectors.
+  triangle = np.linalg.qr(query, mode="r")
+  turn = np.linalg.svd(triangle, full_matrices=True)[2].T
   size = sum(np.abs(rows @ turn).sum(axis=0) for rows in (query, key))
   return turn[:, np.argsort(-size, kind="stable")[:columns]]

@@ -103,7 +103,7 @@ def _mass(query, asks, key, live):
   def body(total, first):
     rows = jax.lax.dynamic_slice_in_dim(query, first, size, axis=2)
     count = jax.lax.dynamic_slice_in_dim(asks, first, size)
-    score = jnp.einsum("kgth,ksh->kgts", rows, key.astype(jnp.float32))
+    score = choosing.products(rows, key.astype(jnp.float32))
     score = jnp.where(live[None, None, None], score * width**-0.5, -1e30)
     weight = jax.nn.softmax(score, axis=-1)
     weight = jnp.where(count[None, None, :, None], weight, 0.0)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
+from vrex_jax.baselines import choosing
 from vrex_jax.typing import Bool, Float
 
 __all__ = ["Bounds", "bound", "create", "spread", "there", "update"]
@@ -120,7 +121,7 @@ def bound(bounds: Bounds, layer: int, query: Float, held: Bool) -> Float:
 
   Source: Quest (arXiv 2406.10774), Sec. 3.3.
   """
-  dot = lambda part, table: jnp.einsum("kgmh,kph->kgmp", part, table[layer])
+  dot = lambda part, table: choosing.products(part, table[layer])
   score = dot(jnp.maximum(query, 0.0), bounds.high) + dot(
     jnp.minimum(query, 0.0), bounds.low
   )

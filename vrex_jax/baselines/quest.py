@@ -81,8 +81,7 @@ def quest(
     slots = choosing.to_rows(pages.spread(chosen, page), heads)
     selection, counts = choosing.one_part(view, slots)
     live = jnp.full((kv_heads,), jnp.sum(held, dtype=jnp.int32))
-    rows = query.shape[1] * jnp.sum(asks, dtype=jnp.int32)
-    counts = counts._replace(groups_live=live, groups_scored=live * rows)
+    counts = choosing.count_groups(counts, live, query, asks)
     return selection, state, counts
 
   def write(state, view, chunk_, stage):

@@ -111,8 +111,8 @@ def retroinfer(
 
   def select(state, view, layer, queries, stage):
     del stage
-    kv_heads = view.num_kv_heads
-    rank = _ranks(state, layer, queries, kv_heads)
+    query, asks = choosing.asking_rows(queries, view.num_kv_heads, "max")
+    rank = _ranks(state, layer, query, asks)
     exact, estimated = _zones(state, layer, rank)
     label = state.clusters.label[layer]
     inside = jnp.take_along_axis(exact, jnp.maximum(label, 0), axis=-1)
@@ -128,10 +128,7 @@ def retroinfer(
       extra=_rows(state.clusters, layer, estimated),
     )
     live = jnp.sum(state.clusters.size[layer] > 0, axis=-1, dtype=jnp.int32)
-    rows = len(queries.rotated) // kv_heads * jnp.sum(queries.valid)
-    counts = counts._replace(
-      groups_live=live, groups_scored=live * rows.astype(jnp.int32)
-    )
+    counts = choosing.count_groups(counts, live, query, asks)
     return selection, state, counts
 
   def write(state, view, chunk, stage):
@@ -154,13 +151,10 @@ def retroinfer(
   )
 
 
-def _ranks(
-  state: State, layer: int, queries: policy_lib.Queries, kv_heads: int
-) -> Float:
+def _ranks(state: State, layer: int, query: Float, asks: Bool) -> Float:
   """Softmax over clusters, added over rows: f32[K, C], -inf where empty."""
-  query, asks = choosing.asking_rows(queries, kv_heads, "max")
   held = state.clusters.size[layer] > 0
-  score = jnp.einsum("kgth,kch->kgtc", query, state.clusters.center[layer])
+  score = choosing.products(query, state.clusters.center[layer])
   score = score * query.shape[-1] ** -0.5
   score = jnp.where(held[:, None, None], score, -1e30)
   weight = jax.nn.softmax(score, axis=-1)

@@ -82,10 +82,18 @@ def attention(window: Window, view: policy_lib.View, live: Bool) -> Float:
   rows = window.query.reshape(layers * kv_heads, -1, length, width)
   there = window.position >= 0
   number = jnp.maximum(jnp.sum(there), 1).astype(jnp.float32)
-  flat = lambda table: table.reshape(layers * kv_heads, *table.shape[2:])
 
-  def one_head(inputs):
-    query, key, position, held = inputs
+  # Sliced by number: a cache that a loop walks over is copied for it.
+  def one_head(index):
+    layer, head = index // kv_heads, index % kv_heads
+    of_head = lambda table: jax.lax.dynamic_slice(
+      table,
+      (layer, head) + (0,) * (table.ndim - 2),
+      (1, 1, *table.shape[2:]),
+    )[0, 0]
+    query = jax.lax.dynamic_index_in_dim(rows, index, keepdims=False)
+    key, held = of_head(view.key), of_head(live)
+    position = of_head(view.slots.position)
     score = jnp.einsum("gth,sh->gts", query, key.astype(jnp.float32))
     allowed = held[None] & (position[None] <= window.position[:, None])
     score = jnp.where(allowed[None], score * width**-0.5, -1e30)
@@ -93,7 +101,5 @@ def attention(window: Window, view: policy_lib.View, live: Bool) -> Float:
     weight = jnp.where(allowed[None] & there[None, :, None], weight, 0.0)
     return jnp.sum(weight, axis=1) / number
 
-  weight = jax.lax.map(
-    one_head, (rows, flat(view.key), flat(view.slots.position), flat(live))
-  )
+  weight = jax.lax.map(one_head, jnp.arange(layers * kv_heads))
   return weight.reshape(layers, heads, -1)

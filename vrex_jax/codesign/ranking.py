@@ -38,6 +38,9 @@ REDUCTIONS = ("union", "vote", "pooled")
 _INDEX_BITS = 29
 _LOW = np.uint64(2**_INDEX_BITS - 1)
 _HIGH = ~_LOW
+_NOTHING = np.finfo(np.float32).tiny
+_LAST = (np.float64(_NOTHING).view(np.uint64) ^ _HIGH) | _LOW
+"""Key of a score that counts as 0, whatever its index."""
 
 
 class Ranked(NamedTuple):
@@ -45,14 +48,16 @@ class Ranked(NamedTuple):
 
   Attributes:
     enters: e of every cluster; without meaning for those that are not there.
-    falling: scores from the top, those below 0 as 0.
-    rising: e of `falling`.
+    rising: the same in the order of falling scores.
+    order: which score that is, counted through all of [A, M, C].
+    top: largest score of the row, at least 0.
     best_only: no score of the row is above 0.
   """
 
   enters: np.ndarray  # f64 [A, M, C]
-  falling: np.ndarray  # f64 [A, M, C]
   rising: np.ndarray  # f64 [A, M, C]
+  order: np.ndarray  # i64 [A, M, C]
+  top: np.ndarray  # f32 [A, M]
   best_only: np.ndarray  # b [A, M]
 
 
@@ -80,44 +85,47 @@ def rank(scores: np.ndarray, counts: np.ndarray) -> Ranked:
   """
   if scores.size > 2**_INDEX_BITS:
     raise ValueError("more scores at once than an index can tell apart")
-  positive = np.maximum(scores, np.float32(0))
-  # Adding 0 turns -0 into 0, whose bits are in the order of numbers.
-  positive += np.float32(0)
+  # The least normal number stands for 0: it has no sign, and adds nothing.
+  positive = np.maximum(scores, _NOTHING)
   key = positive.astype(np.float64).view(np.uint64)
-  place = np.arange(scores.size, dtype=np.uint64).reshape(scores.shape)
-  key ^= place | _HIGH
+  place = np.arange(scores.size, dtype=np.uint64)
+  place |= _HIGH
+  key ^= place.reshape(scores.shape)
   key.sort(axis=-1)
   order = (key & _LOW).view(np.int64)
-  np.invert(key, out=key)
-  key &= _HIGH
-  falling = key.view(np.float64)
-  positive *= counts[:, None]
-  passed = np.cumsum(positive.ravel()[order], axis=-1, dtype=np.float64)
-  total = passed[..., -1]
-  best_only = total <= 0
-  rising = np.zeros_like(passed)
-  rising[..., 1:] = passed[..., :-1]
-  _enter_together(rising, falling)
+  top = positive.max(axis=-1)
+  weighed = (positive * counts[:, None].astype(np.float32)).ravel()[order]
+  passed = np.zeros((*scores.shape[:2], scores.shape[2] + 1))
+  np.cumsum(weighed, axis=-1, dtype=np.float64, out=passed[..., 1:])
+  best_only = top <= _NOTHING
+  before = passed[..., :-1]
+  _enter_together(before, key)
   # What adds nothing follows all that does: total / total is 1.
-  rising /= np.where(best_only, 1.0, total)[..., None]
-  enters = np.empty_like(rising)
+  rising = before / passed[..., -1:]
+  enters = np.empty(scores.shape)
   enters.ravel()[order] = rising
   if best_only.any():
     there = np.where((counts > 0)[:, None], scores, -np.inf)
     best = there == there.max(axis=-1, keepdims=True)
     alone = np.where(best, 0.0, 1.0)
     enters = np.where(best_only[..., None], alone, enters)
-  return Ranked(enters, falling, rising, best_only)
+  return Ranked(enters, rising, order, top, best_only)
 
 
-def _enter_together(before: np.ndarray, falling: np.ndarray) -> None:
-  """Equal scores enter with the first of them; in place."""
-  ties = falling[..., 1:] == falling[..., :-1]
-  ties &= falling[..., 1:] > 0
+def _enter_together(before: np.ndarray, key: np.ndarray) -> None:
+  """Equal scores enter with the first of them; in place.
+
+  Args:
+    before: f64[A, M, C], what lies before each in the order of scores.
+    key: u64[A, M, C], scores in that order as `rank` sorts them.
+  """
+  high = key | _LOW
+  ties = high[..., 1:] == high[..., :-1]
+  ties &= high[..., 1:] < _LAST
   if not ties.any():
     return
-  place = np.arange(falling.shape[-1])
-  first = np.zeros(falling.shape, np.intp)
+  place = np.arange(key.shape[-1])
+  first = np.zeros(key.shape, np.intp)
   first[..., 1:] = np.where(ties, 0, place[1:])
   first = np.maximum.accumulate(first, axis=-1)
   before[...] = np.take_along_axis(before, first, axis=-1)
@@ -197,14 +205,15 @@ def buckets_visited(
   """
   heads, rank_, clusters = scores.shape
   live = np.broadcast_to((counts > 0)[:, None], scores.shape)
-  top = ranked.falling[..., 0]
+  top = ranked.top.astype(np.float64)
   low = np.min(scores, axis=-1, where=live, initial=np.inf)
   # Rows lie end to end, two apart, so that one search serves all.
   row = 2.0 * np.arange(heads * rank_)
   flat = ranked.rising.reshape(-1, clusters) + row[:, None]
   wanted = (grid[None] + row[:, None]).ravel()
   number = np.searchsorted(flat.ravel(), wanted, side="right")
-  last = ranked.falling.ravel()[number - 1].reshape(heads, rank_, len(grid))
+  last = np.maximum(scores.ravel()[ranked.order.ravel()[number - 1]], 0)
+  last = last.reshape(heads, rank_, len(grid))
   step = np.where(top > low, (top - low) / buckets, 1.0)
   passed = np.ceil((top[..., None] - last) / step[..., None])
   visited = np.clip(passed, 1, buckets)

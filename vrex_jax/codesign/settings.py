@@ -98,10 +98,9 @@ def variants(
   """
   found = []
   for text in rows:
-    name, _, number = text.partition(":")
-    votes = int(number) if number.isdigit() else 2
-    known = name in ("union", "pooled") and not number
-    if not known and not (name == "vote" and (not number or votes > 0)):
+    name, colon, number = text.partition(":")
+    votes = int(number) if number.isdigit() else 0 if colon else 2
+    if not ((name == "vote" and votes) or text in ("union", "pooled")):
       raise InputError(
         f"--rows has {text!r}; it must be union, pooled or vote:n with n from"
         " 1 on: try --rows=union,vote:4"

@@ -5,7 +5,7 @@ from typing import Any
 
 from vrex_jax import summary
 
-__all__ = ["assumptions", "first_of", "gap_table", "table"]
+__all__ = ["assumptions", "first_of", "gap_table", "gaps", "table"]
 
 _STAGES = ("frame", "question", "answer")
 _SHOWN = (0.1, 0.2, 0.3, 0.5)
@@ -78,9 +78,9 @@ def gap_table(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{row['closed']['right']}/{row['closed']['asked']}",
       ]
     )
+  found = gaps(rows)
   means = [
-    f"{name} of {stage}s"
-    f" {_points([_gap(row, name, stage) for row in rows])} points"
+    f"{name} of {stage}s {_points(found[name][stage])} points"
     for name in ("kept", "mass")
     for stage in _STAGES[:2]
   ]
@@ -90,16 +90,41 @@ def gap_table(rows: Sequence[Mapping[str, Any]]) -> str:
   )
 
 
-def _gap(row: Mapping[str, Any], name: str, stage: str) -> float:
-  closed, open_ = row["closed"][name][stage], row[name][stage]
-  return float("nan") if None in (closed, open_) else closed - open_
+def gaps(
+  rows: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, dict[str, float] | None]]:
+  """Closed loop less open loop, over the rows that were run.
+
+  Args:
+    rows: with `closed`.
+
+  Returns:
+    By figure (kept, mass, recall) and stage: {"mean", "largest"}, the latter
+    the one furthest from 0; None where it is not known.
+  """
+  found: dict[str, dict[str, dict[str, float] | None]] = {}
+  for name in ("kept", "mass", "recall"):
+    found[name] = {}
+    for stage in _STAGES:
+      pairs = [(row["closed"][name][stage], row[name][stage]) for row in rows]
+      known = [
+        closed - open_
+        for closed, open_ in pairs
+        if closed is not None and open_ is not None and closed == closed
+      ]
+      found[name][stage] = None
+      if known:
+        found[name][stage] = {
+          "mean": sum(known) / len(known),
+          "largest": max(known, key=abs),
+        }
+  return found
 
 
-def _points(gaps: Sequence[float]) -> str:
-  known = [100 * gap for gap in gaps if gap == gap]
-  if not known:
+def _points(gap: Mapping[str, float] | None) -> str:
+  if gap is None:
     return "-"
-  return f"{sum(known) / len(known):+.1f} ({max(known, key=abs):+.1f})"
+  return f"{100 * gap['mean']:+.1f} ({100 * gap['largest']:+.1f})"
 
 
 def _percent(value: float | None) -> str:

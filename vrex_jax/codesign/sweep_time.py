@@ -26,7 +26,7 @@ from vrex_jax.codesign import settings
 __all__ = ["HAMMING_THRESHOLDS", "Plan", "Timing", "measure", "swept", "table"]
 
 
-HAMMING_THRESHOLDS = ("0", "2", "4", "5", "6", "7", "8", "10")
+HAMMING_THRESHOLDS = ("4", "5", "6", "7", "8", "9", "10", "12")
 """Th_hd of 32 bits that are swept by default."""
 
 

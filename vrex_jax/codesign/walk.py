@@ -20,6 +20,8 @@ import numpy as np
 from vrex_jax import policy as policy_lib
 from vrex_jax import recording as recording_lib
 from vrex_jax.codesign import assignment
+from vrex_jax.codesign import buffers
+from vrex_jax.codesign import fetch_runs
 from vrex_jax.codesign import ranking
 from vrex_jax.errors import InputError
 from vrex_jax.resv import wicsum
@@ -32,6 +34,7 @@ _BATCH = 16
 """Events that are looked at together, at most."""
 _SCORES = 2**15
 """Scores that are sorted in one call, about."""
+_LEAST_LOG = np.float32(-80.0)
 _FIELDS = ("kept", "mass", "recall", "runs", "buckets", "worst_buckets")
 
 
@@ -88,79 +91,11 @@ class Sums(NamedTuple):
   clusters: np.ndarray  # f64 [Z, 3, L, K]
 
 
-class _Slots:
-  """The past as buffers that are written at a cursor."""
-
-  def __init__(self, recording: recording_lib.Recording):
-    layers, heads, tokens, width = recording.key.shape
-    self.key = np.zeros((layers * heads, tokens, width), np.float32)
-    self.position = np.zeros(tokens, np.int64)
-    self.frame = np.zeros(tokens, np.int64)
-    self.cursor = 0
-
-  def append(self, recording: recording_lib.Recording, span: slice) -> slice:
-    """Writes tokens; where they lie."""
-    layers, heads, _, width = recording.key.shape
-    end = self.cursor + span.stop - span.start
-    place = slice(self.cursor, end)
-    key = recording.key[:, :, span].astype(np.float32)
-    self.key[:, place] = key.reshape(layers * heads, -1, width)
-    self.position[place] = recording.position[span]
-    is_frame = recording.kind[span] == policy_lib.STAGES.index("frame")
-    self.frame[place] = np.where(is_frame, recording.frame[span], -1)
-    self.cursor = end
-    return place
-
-
-class _Table:
-  """Clusters of one static choice, as far as the walk is."""
-
-  def __init__(
-    self, opener: np.ndarray, branch: np.ndarray, heads: int, width: int
-  ):
-    layers, tables, tokens = opener.shape
-    cluster, number = assignment.columns(opener, branch)
-    wide = lambda array: np.repeat(array, heads // tables, axis=1).reshape(
-      layers * heads, tokens
-    )
-    self.cluster, self.number = wide(cluster), wide(number)
-    self.heads = np.arange(layers * heads)
-    size = int(self.number.max())
-    self.total = np.zeros((layers * heads, size, width), np.float32)
-    self.count = np.zeros((layers * heads, size), np.int64)
-    self.member = np.zeros((layers * heads, tokens), np.int64)
-    self.filled = np.zeros(layers * heads, np.int64)
-
-  def insert(self, key: np.ndarray, span: slice, place: slice) -> None:
-    """Tokens of a chunk join, one after the other."""
-    self.member[:, place] = self.cluster[:, span]
-    for offset, token in enumerate(range(span.start, span.stop)):
-      at = (self.heads, self.cluster[:, token])
-      self.total[at] += key[:, offset]
-      self.count[at] += 1
-    self.filled = self.number[:, span.stop - 1]
-
-  def save(self) -> tuple[np.ndarray, ...]:
-    most = int(self.filled.max(initial=0))
-    return (
-      self.total[:, :most].copy(),
-      self.count[:, :most].copy(),
-      self.filled,
-    )
-
-  def restore(self, saved: tuple[np.ndarray, ...]) -> None:
-    total, count, filled = saved
-    most = total.shape[1]
-    self.total[:, :most], self.total[:, most:] = total, 0
-    self.count[:, :most], self.count[:, most:] = count, 0
-    self.filled = filled
-
-
 class _Event(NamedTuple):
   """One event before its tokens join; A = layers times KV heads."""
 
   query: np.ndarray  # f32 [A, M, H]
-  mass: np.ndarray  # f64 [A, past], those always attended 0
+  mass: np.ndarray  # f64 [past, A], those always attended 0
   always: np.ndarray  # i64 [always attended]
   always_mass: np.ndarray  # f64 [A]
   sinks: np.ndarray  # i64 [sinks that are not recent]
@@ -215,7 +150,7 @@ def walk(
     branch[chunk.first : chunk.last] = number
   tables = _tables(recording, choices, branch, options.seed)
   sums = _zeros(len(choices), layers * heads, len(grid))
-  slots = _Slots(recording)
+  slots = buffers.Slots(recording)
   saved = None
   for number, batch in _batches(chunks, branches):
     if saved is not None and saved[0] != number:
@@ -236,7 +171,7 @@ def walk(
           own.append(_clusters(table, event, batch[-1].last))
       place = slots.append(recording, span)
       for table in tables:
-        table.insert(slots.key[:, place], span, place)
+        table.insert(slots.key[..., place], span, place)
     for index, own in enumerate(asked):
       if own:
         whole = _Clusters(*map(np.concatenate, zip(*own, strict=True)))
@@ -292,9 +227,9 @@ def _tables(
   choices: Sequence[tuple[int, int, str]],
   branch: np.ndarray,
   seed: int,
-) -> list[_Table]:
+) -> list[buffers.Table]:
   """A table for every choice; Th_hd side by side where the codes are alike."""
-  tables: list[_Table | None] = [None] * len(choices)
+  tables: list[buffers.Table | None] = [None] * len(choices)
   for bits, kind in dict.fromkeys(choice[1:] for choice in choices):
     alike = [i for i, one in enumerate(choices) if one[1:] == (bits, kind)]
     codes = assignment.codes_of(
@@ -304,13 +239,13 @@ def _tables(
     found = jax.device_get(assignment.openers(codes, branch, thresholds))
     heads, width = recording.key.shape[1], recording.key.shape[3]
     for index, opener in zip(alike, found, strict=True):
-      tables[index] = _Table(opener, branch, heads, width)
+      tables[index] = buffers.Table(opener, branch, heads, width)
   return [table for table in tables if table is not None]
 
 
 def _event(
   recording: recording_lib.Recording,
-  slots: _Slots,
+  slots: buffers.Slots,
   span: slice,
   options: Options,
   evidence: Mapping[int, np.ndarray] | None,
@@ -319,13 +254,13 @@ def _event(
   query = recording.query[:, :, span].astype(np.float32)
   query = query.reshape(layers * heads, -1, width)
   past = slots.cursor
-  mass = _attention_mass(query, slots.key[:, :past])
+  mass = _attention_mass(query, slots.key[..., :past])
   position = slots.position[:past]
   recent = recording.position[span.start] - position <= options.recent_tokens
   sink = position < options.sink_tokens
   always = np.flatnonzero(recent | sink)
-  always_mass = mass[:, always].sum(axis=1)
-  mass[:, always] = 0.0
+  always_mass = mass[always].sum(axis=0)
+  mass[always] = 0.0
   shown, always_shown = None, 0.0
   frames = (evidence or {}).get(int(recording.event[span.start]))
   if frames is not None and np.isin(slots.frame[:past], frames).any():
@@ -349,12 +284,15 @@ def _event(
 
 
 def _attention_mass(query: np.ndarray, key: np.ndarray) -> np.ndarray:
-  """Share of the past's attention on every token, mean over rows: [A, past]."""
-  scores = np.matmul(query * query.shape[-1] ** -0.5, key.swapaxes(1, 2))
+  """Share of the past's attention on every token, mean over rows: [past, A]."""
+  scores = np.matmul(query * query.shape[-1] ** -0.5, key)
   scores -= scores.max(axis=-1, keepdims=True)
+  # Below that exp is not a normal number: no share, and slow to reckon with.
+  np.maximum(scores, _LEAST_LOG, out=scores)
   weights = np.exp(scores, out=scores)
   share = 1.0 / (weights.sum(axis=-1, keepdims=True) * weights.shape[1])
-  return np.matmul(share.swapaxes(1, 2), weights)[:, 0].astype(np.float64)
+  mass = np.matmul(share.swapaxes(1, 2), weights)[:, 0]
+  return np.ascontiguousarray(mass.T, np.float64)
 
 
 def _zeros(choices: int, heads: int, ratios: int) -> Sums:
@@ -383,7 +321,7 @@ def _add_event(sums: Sums, stage: int, event: _Event) -> None:
     getattr(sums, name)[:, stage, :, 0] += value
 
 
-def _clusters(table: _Table, event: _Event, end: int) -> _Clusters:
+def _clusters(table: buffers.Table, event: _Event, end: int) -> _Clusters:
   """An event's scores and what stands behind each cluster.
 
   Args:
@@ -392,23 +330,24 @@ def _clusters(table: _Table, event: _Event, end: int) -> _Clusters:
     end: token behind the batch; tables of all its events are cut alike.
   """
   most = int(table.number[:, end - 1].max())
-  heads = len(table.filled)
-  count = table.count[:, :most].copy()
-  scores = np.matmul(event.query, table.total[:, :most].swapaxes(1, 2))
-  scores /= np.maximum(count, 1)[:, None].astype(np.float32)
-  free, sinks = count.copy(), np.zeros_like(count)
-  for slots, array, step in ((event.always, free, -1), (event.sinks, sinks, 1)):
-    np.add.at(array, (table.heads[:, None], table.member[:, slots]), step)
-  place = (table.heads[:, None] * most + table.member[:, : event.past]).ravel()
-  by_cluster = lambda weights: np.bincount(
-    place, weights.ravel(), heads * most
-  ).reshape(heads, most)
-  evidence: np.ndarray = np.zeros((heads, most))
+  past = slice(event.past)
+  tokens = table.count[:, :most].copy()
+  scores = np.matmul(event.query, table.total[..., :most])
+  scores /= np.maximum(tokens, 1)[:, None].astype(np.float32)
+  always, sinks, mass = (
+    found[:, :most]
+    for found in (
+      table.by_cluster(event.always),
+      table.by_cluster(event.sinks),
+      table.by_cluster(past, event.mass),
+    )
+  )
+  evidence: np.ndarray = np.zeros_like(mass)
   if event.evidence is not None:
-    shape = (heads, event.past)
-    evidence = by_cluster(np.broadcast_to(event.evidence, shape))
+    wide = np.repeat(event.evidence, len(tokens))
+    evidence = table.by_cluster(past, wide)[:, :most]
   return _Clusters(
-    scores, count, free, sinks, by_cluster(event.mass), evidence, table.filled
+    scores, tokens, tokens - always, sinks, mass, evidence, table.filled
   )
 
 
@@ -438,7 +377,7 @@ def _add_table(
       name: np.einsum("ac,acr->ar", value, weights)
       for name, value in values.items()
     }
-    soft["runs"] = _soft_runs(weights, asked.free, asked.sinks)
+    soft["runs"] = fetch_runs.soft(asked.free, asked.sinks, weights)
     for name, value in soft.items():
       own(name)[:, :ratios] += np.diff(together(value), prepend=0.0, axis=-1)
     return
@@ -451,8 +390,8 @@ def _add_table(
   for name, value in values.items():
     if value.any():
       own(name)[...] += histogram(place, value)
-  for at, weights in _run_ends(place, asked.free, asked.sinks):
-    own("runs")[...] += histogram(at, weights)
+  begins, there, joins, joined = fetch_runs.ends(asked.free, asked.sinks, place)
+  own("runs")[...] += histogram(begins, there) - histogram(joins, joined)
 
 
 def _pieces(whole: _Clusters, heads: int) -> Iterator[_Clusters]:
@@ -461,53 +400,6 @@ def _pieces(whole: _Clusters, heads: int) -> Iterator[_Clusters]:
   step = heads * max(1, _SCORES // own)
   for first in range(0, len(whole.tokens), step):
     yield _Clusters(*(array[first : first + step] for array in whole))
-
-
-def _segments(
-  free: np.ndarray, sinks: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """The layout by cluster: in each its sinks, which are oldest, then the rest.
-
-  Returns:
-    Whether each of the 2 C segments holds a token, b[A, 2 C], and the place of
-    the last one before it that does, i64[A, 2 C]; -1 for none.
-  """
-  there = np.stack([sinks > 0, free > 0], axis=-1).reshape(len(free), -1)
-  place = np.where(there, np.arange(there.shape[1]), -1)
-  last = np.maximum.accumulate(place, axis=1)
-  before = np.pad(last[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-  return there, before
-
-
-def _run_ends(
-  place: np.ndarray, free: np.ndarray, sinks: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Runs as (ratio, weight): a segment begins one, a neighbour takes it away.
-
-  Two neighbours are wanted together from the larger of their ratios on.
-  """
-  there, before = _segments(free, sinks)
-  enters = np.stack([np.zeros_like(place), place], axis=-1)
-  enters = enters.reshape(len(free), -1)
-  beside = np.take_along_axis(enters, np.maximum(before, 0), axis=1)
-  joined = there & (before >= 0)
-  return [
-    (enters, there.astype(np.float64)),
-    (np.maximum(enters, beside), -joined.astype(np.float64)),
-  ]
-
-
-def _soft_runs(
-  weights: np.ndarray, free: np.ndarray, sinks: np.ndarray
-) -> np.ndarray:
-  """Runs at soft weights: neighbours are wanted as surely as the less is."""
-  there, before = _segments(free, sinks)
-  sure = np.stack([np.ones_like(weights), weights], axis=2)
-  sure = sure.reshape(len(free), -1, weights.shape[-1])
-  beside = np.take_along_axis(sure, np.maximum(before, 0)[..., None], axis=1)
-  joined = there & (before >= 0)
-  both = np.minimum(sure, beside) * joined[..., None]
-  return np.sum(sure * there[..., None] - both, axis=1)
 
 
 def _shaped(sums: Sums, layers: int, heads: int, options: Options) -> Sums:

@@ -86,7 +86,8 @@ def validated(name: str) -> transfer.MemoryModel:
   if name not in DEVICES:
     raise InputError(
       f"no memory devices are known for the platform {name!r}; it must be one"
-      f" of {', '.join(DEVICES)}: use --memory ideal"
+      f" of {', '.join(DEVICES)}: give its file one of them as a base, or use"
+      " --memory ideal"
     )
   devices = DEVICES[name]
   timing = memory_devices.dram(devices.dram)

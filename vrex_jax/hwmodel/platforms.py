@@ -43,6 +43,8 @@ _PARTS: dict[str, Any] = {
 }
 _OPTIONAL = ("engine", "units", "cpu")
 _SHARES = ("efficiency", "utilisation")
+_RANGE_SI = (1e-20, 1e20)
+"""Of what is not zero: products of several numbers stay within float32."""
 _MAY_BE_ZERO = (
   "vector_lanes",
   "memory_bytes",
@@ -63,10 +65,12 @@ class Description(NamedTuple):
   Attributes:
     platform: in SI.
     numbers: part -> field -> the number as its file gives it.
+    base: of PLATFORMS, the one it is or started from; "" if there is none.
   """
 
   platform: params.Platform
   numbers: dict[str, dict[str, params.Sourced]]
+  base: str = ""
 
 
 def named(name: str) -> Description:
@@ -85,7 +89,7 @@ def named(name: str) -> Description:
   if name in PLATFORMS:
     folder = resources.files("vrex_jax.hwmodel") / "chips"
     text = (folder / f"{name}.toml").read_text(encoding="utf-8")
-    return describe(_parse(text, name), name)
+    return describe(_parse(text, name), name)._replace(base=name)
   if name.endswith(".toml"):
     return read(pathlib.Path(name))
   raise InputError(
@@ -142,7 +146,8 @@ def describe(
     if part in table:
       given = _numbers(table[part], part, origin)
       numbers[part] = {**numbers.get(part, {}), **given}
-  return Description(_platform(name, numbers, origin), numbers)
+  platform = _platform(name, numbers, origin)
+  return Description(platform, numbers, table.get("base", ""))
 
 
 def write(description: Description, path: pathlib.Path) -> None:
@@ -218,6 +223,12 @@ def _number(entry: Any, where: str, origin: str) -> params.Sourced:
       f" status and source: add {missing[0]}"
     )
   value, field = entry["value"], where.split(".")[1]
+  for key in keys[1:]:
+    if not isinstance(entry[key], str):
+      raise InputError(
+        f"{origin}: {where} has the {key} {entry[key]!r}; it must be text: put"
+        " it in quotes"
+      )
   number = isinstance(value, int | float) and not isinstance(value, bool)
   if not number or not math.isfinite(value):
     raise InputError(
@@ -241,12 +252,16 @@ def _number(entry: Any, where: str, origin: str) -> params.Sourced:
       f" of {', '.join(params.STATUSES)}: correct it"
     )
   try:
-    units.to_si(field, float(value), entry["unit"])
+    in_si = units.to_si(field, float(value), entry["unit"])
   except InputError as error:
     raise InputError(f"{origin}: {where.split('.')[0]}.{error}") from None
-  return params.Sourced(
-    float(value), entry["unit"], entry["status"], str(entry["source"])
-  )
+  low, high = _RANGE_SI
+  if in_si and not low <= in_si <= high:
+    raise InputError(
+      f"{origin}: {where} is {value:g} {entry['unit']}; in SI a number must be"
+      f" from {low:g} to {high:g}: correct value or unit"
+    )
+  return params.Sourced(**{**entry, "value": float(value)})
 
 
 def _platform(

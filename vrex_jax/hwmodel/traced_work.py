@@ -87,7 +87,8 @@ def _stage_counts(
     raise InputError(
       f"the trace has {shape[1]} layers of {shape[3]} KV heads and"
       f" {model.name} has {wanted[0]} of {wanted[1]}; counts belong to the"
-      " model that ran: name it with --model, or add --transfer ratios"
+      " model that ran: add --transfer ratios, or name with --model the preset"
+      " that ran, if one did"
     )
   events = trace.stage == trace_lib.STAGES.index(stage)
   if not events.any():

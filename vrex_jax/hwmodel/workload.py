@@ -249,8 +249,16 @@ def from_retrieval(
   return with_ends(model, layers, stage=stage, batch=batch)
 
 
-def check_fits(work: Work, capacity_bytes: float, name: str) -> None:
+def check_fits(
+  work: Work, capacity_bytes: float, name: str, *, what: str = "the batch"
+) -> None:
   """Refuses work that needs more DRAM than there is.
+
+  Args:
+    work: one event, or many with a leading axis.
+    capacity_bytes: of the platform.
+    name: of the platform.
+    what: needs it, for the message.
 
   Raises:
     InputError: it says by how much.
@@ -258,10 +266,10 @@ def check_fits(work: Work, capacity_bytes: float, name: str) -> None:
   needed = float(np.max(np.asarray(work.held_bytes)))
   if needed > capacity_bytes:
     raise InputError(
-      f"the batch needs {needed / 1e9:.1f} GB of DRAM (weights, tables and what"
-      f" is attended) and {name} has {capacity_bytes / 1e9:.1f} GB,"
-      f" {(needed - capacity_bytes) / 1e9:.1f} GB less: lower --batch or"
-      " --cache_tokens, or store KV in int8"
+      f"{what} needs {needed / 1e9:.1f} GB of DRAM (weights, tables and what is"
+      f" attended) and {name} has {capacity_bytes / 1e9:.1f} GB,"
+      f" {(needed - capacity_bytes) / 1e9:.1f} GB less: lower --batch,"
+      " --cache_tokens or --kv_precision"
     )
 
 
