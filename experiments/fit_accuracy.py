@@ -13,7 +13,7 @@ docs/accuracy_model.md.
 takes what measure_accuracy.py measured instead, tabulates on recorded streams
 what those thresholds keep, and leaves both as accuracy_points.csv.
 
-Hardware: any JAX device. Minutes: one; --answers one more.
+Hardware: any JAX device. Minutes: half a one; --answers one more.
 """
 
 import functools
@@ -112,7 +112,10 @@ def main(arguments: Sequence[str]) -> None:
   points = accuracy_points.from_lines(lines)
   _, fitted = accuracy.fit(points)
   rows = accuracy_errors.error_rows(points)
+  by_disturb = accuracy_errors.disturbance_rows(points)
   print(accuracy_report.table(rows))
+  print()
+  print(accuracy_report.disturbance_table(by_disturb))
   print()
   print(accuracy_report.weights(fitted))
   if _OUT.value is None:
@@ -123,7 +126,12 @@ def main(arguments: Sequence[str]) -> None:
       accuracy_points.save, lines, comments=_comments()
     )
   command.write_study(
-    _OUT.value, rows, seed=_SEED.value, started=started, others=others
+    _OUT.value,
+    rows,
+    seed=_SEED.value,
+    started=started,
+    named={"by_disturb": by_disturb},
+    others=others,
   )
 
 
