@@ -33,6 +33,7 @@ on two cores, less the dense prefills, which are shared.
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -192,10 +193,20 @@ def _check_flags() -> tuple[list[str], list[matched.Case]]:
       f"--variants is {','.join(variants)}, which none of the policies has; the"
       " stages of those that evict are all: add all"
     )
+  if "step" in parts and not compare.step_policies(_plan(), cases):
+    raise InputError(
+      f"--variants is {','.join(variants)} and --parts has step, which times"
+      " what retrieves at frames: add all, or leave out step"
+    )
   if ("clip" in parts) != (_VIDEO.value is not None):
     raise InputError(
       f"--parts is {','.join(parts)} and --video is {_VIDEO.value}; the part"
       " clip needs a video, and nothing else does: give both or neither"
+    )
+  if not math.isfinite(_MEMORY_BYTES.value):
+    raise InputError(
+      f"--memory_bytes is {_MEMORY_BYTES.value}; it must be a number of bytes:"
+      " try --memory_bytes=1e9"
     )
   if _RESUME.value and _OUT.value is None:
     raise InputError(
@@ -206,6 +217,15 @@ def _check_flags() -> tuple[list[str], list[matched.Case]]:
   if _OUT.value is not None:
     plotting.check_installed()
   return parts, cases
+
+
+def _plan() -> plans.Plan:
+  return plans.Plan(
+    shape=_SHAPE.value,
+    cache_tokens=_CACHE_TOKENS.value,
+    frame_tokens=_FRAME_TOKENS.value,
+    seed=_SEED.value,
+  )
 
 
 def _rooms() -> compare.Rooms:
@@ -253,11 +273,19 @@ def _source() -> session_plan.Source:
   return source
 
 
-def _questions(source: session_plan.Source) -> list[questions_lib.Question]:
+def _questions(
+  source: session_plan.Source | None,
+) -> list[questions_lib.Question]:
+  """What the clip is asked; a time past its end is told before the work."""
+  end_s = 0.0 if source is None else source.end_s or 0.0
   asked = questions_lib.parse_questions(_QUESTION.value)
-  return list(asked) or [
-    questions_lib.Question(source.end_s or 0.0, "room-now - - ?")
-  ]
+  if asked and source is None:
+    raise InputError(
+      "--question is given without the part clip, and nothing else asks it:"
+      " leave it out, or add --parts=clip and --video"
+    )
+  questions_lib.check_times(asked, end_s)
+  return list(asked) or [questions_lib.Question(end_s, "room-now - - ?")]
 
 
 def _write(rows: Sequence[dict[str, Any]], started: float, **named: Any):
@@ -289,6 +317,7 @@ def _run(
   parts: Sequence[str],
   cases: Sequence[matched.Case],
   source: session_plan.Source | None,
+  questions: Sequence[questions_lib.Question],
   ledger: compare.Ledger,
 ) -> None:
   if {"qa", "clip"} & set(parts):
@@ -306,20 +335,12 @@ def _run(
       options = session_plan.Options(
         max_tokens=_MAX_TOKENS.value, resident_tokens=_RESIDENT_TOKENS.value
       )
-      compare.clip(
-        rooms.model, source, _questions(source), options, cases, ledger
-      )
+      compare.clip(rooms.model, source, questions, options, cases, ledger)
   if "step" in parts:
     alone = len(parts) == 1
-    plan = plans.Plan(
-      shape=_SHAPE.value,
-      cache_tokens=_CACHE_TOKENS.value,
-      frame_tokens=_FRAME_TOKENS.value,
-      seed=_SEED.value,
-    )
     with timing.pinned(1) if alone else contextlib.nullcontext():
       threads = 1 if alone else record.usable_cores()
-      setting = compare_step.random_setting(plan, threads)
+      setting = compare_step.random_setting(_plan(), threads)
       compare.step(setting, cases, ledger, rounds=_ROUNDS.value)
 
 
@@ -328,13 +349,15 @@ def main(arguments: Sequence[str]) -> None:
   started = time.time()
   parts, cases = _check_flags()
   source = None if _VIDEO.value is None else _source()
+  questions = _questions(source)
   rows: list[dict[str, Any]] = []
   if _RESUME.value:
     rows = resume.rows_left(_OUT.value, command.settings())
     print(f"taken over from {_OUT.value}: {len(rows)} rows")
   with interrupt.graceful(_ANSWER) as stopped:
     write = lambda: _write(rows, started, interrupted=True)
-    _run(parts, cases, source, compare.Ledger(rows, write, stopped))
+    ledger = compare.Ledger(rows, write, stopped)
+    _run(parts, cases, source, questions, ledger)
     interrupted = stopped()
   _write(rows, started, interrupted=interrupted)
   print(compare_report.tables(rows))

@@ -44,7 +44,15 @@ KNOWS = {
 }
 ON_TOP = {"codesign", "report"}
 FORBIDDEN = {"torch", "torchvision", "transformers"}
-OPTIONAL = {"PIL", "av", "matplotlib", "safetensors", "tokenizers"}
+OPTIONAL = {
+  "PIL",
+  "av",
+  "cmaes",
+  "matplotlib",
+  "optuna",
+  "safetensors",
+  "tokenizers",
+}
 
 
 def within(module: str, part: str) -> bool:

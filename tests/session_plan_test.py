@@ -15,6 +15,8 @@ import pytest
 from vrex_jax import errors
 from vrex_jax import model_source
 from vrex_jax import observing
+from vrex_jax import policy as policy_lib
+from vrex_jax import policy_syntax
 from vrex_jax import questions as questions_lib
 from vrex_jax import session_plan
 from vrex_jax.baselines import full as full_lib
@@ -102,6 +104,25 @@ def test_too_small_a_capacity_is_refused_with_the_number_that_does(model):
 
 def test_a_larger_capacity_is_the_user_s(model):
   assert plan(model, capacity=5000).config.capacity == 5000
+
+
+@pytest.mark.parametrize(
+  ("text", "sentence"),
+  [
+    ("quest(budget=1600)", "budget is 1600; .* 160 slots of the cache"),
+    ('rekv + per_layer(9, "full")', "layers has 9; the model's are 0 to"),
+  ],
+)
+def test_a_policy_that_cannot_begin_is_refused_before_others_run(
+  model, text, sentence
+):
+  with pytest.raises(errors.InputError, match=sentence):
+    plan(model, policy_syntax.make_policy(text))
+
+
+def test_every_policy_is_planned_with_its_defaults(model):
+  for name in policy_lib.POLICIES:
+    plan(model, policy_syntax.make_policy(name))
 
 
 # Capacity of a policy that evicts.

@@ -27,6 +27,19 @@ def config_of(**changes):
   )
 
 
+@pytest.mark.parametrize(
+  ("changes", "sentence"),
+  [
+    ({"lookahead": 2}, "lookahead is 2; it must be 0 or 1.*: try lookahead=1"),
+    ({"lookahead": -1}, "lookahead is -1; "),
+    ({"lookahead_query": "last"}, "is 'last'; .*: try lookahead_query=own"),
+  ],
+)
+def test_a_selection_is_made_at_most_one_layer_ahead(changes, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    config_of(**changes)
+
+
 def state_of(policy, **kwargs):
   config = config_of()
   params = testing.decoder_parameters(config.decoder)

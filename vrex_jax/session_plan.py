@@ -210,8 +210,8 @@ def plan_stream(
     The plan; nothing has been allocated yet.
 
   Raises:
-    InputError: the video, a question's time, the capacity or the memory does
-      not do.
+    InputError: the video, a question's time, the capacity, the memory or an
+      argument of the policy does not do.
   """
   if source.end_s is not None:
     questions_lib.check_times(questions, source.end_s)
@@ -226,6 +226,7 @@ def plan_stream(
   if options.block_frames is None:
     options = dataclasses.replace(options, block_frames=1 if source.live else 8)
   config = _stream_config(model, policy, source, options, text)
+  stream_state.check_fits(config, policy)
   return Plan(config, source, tuple(questions), text, options)
 
 

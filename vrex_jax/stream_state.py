@@ -4,6 +4,7 @@ A state is one pytree, passed in and returned; callers donate it, so that the
 cache is updated in place.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ __all__ = [
   "Snapshot",
   "StreamConfig",
   "StreamState",
+  "check_fits",
   "compact",
   "init",
   "restore",
@@ -75,13 +77,13 @@ class StreamConfig:
   def __post_init__(self):
     if self.lookahead not in (0, 1):
       raise ValueError(
-        f"lookahead is {self.lookahead}; it must be 0 or 1: selections can"
-        " be made at most one layer ahead"
+        f"lookahead is {self.lookahead}; it must be 0 or 1, since a selection"
+        " is made at most one layer ahead: try lookahead=1"
       )
     if self.lookahead_query not in ("own", "next"):
       raise ValueError(
-        f"lookahead_query is {self.lookahead_query!r}; it must be own or"
-        " next: see the stream's design page"
+        f"lookahead_query is {self.lookahead_query!r}; it must be own (this"
+        " layer's query) or next (the next layer's): try lookahead_query=own"
       )
 
   @property
@@ -158,6 +160,21 @@ def retrieving_layers(
     ]
     for stage in policy_lib.STAGES
   ]
+
+
+def check_fits(config: StreamConfig, policy: policy_lib.KVPolicy) -> None:
+  """Refuses, before any work, a policy that cannot begin with these shapes.
+
+  Nothing is allocated. Policies that read weights or a sample, or whose `init`
+  does what cannot be traced, are refused by `init` alone.
+
+  Raises:
+    InputError: an argument does not fit, such as a budget above the capacity.
+  """
+  if policy.needs.weights or policy.needs.sample:
+    return
+  with contextlib.suppress(jax.errors.JAXTypeError):
+    jax.eval_shape(lambda: policy.init(spec_of(config), {}, policy.knobs, None))
 
 
 def init(

@@ -37,6 +37,8 @@ from vrex_jax.baselines import choosing
     ("infinipot_v(kernels=2)", "kernels is 2; it must be odd"),
     ("inf_mllm(age=steps)", "age is 'steps'; .* share, tokens"),
     ("livevlm(ratio=2)", "ratio is 2; it must be a number from 0 to 1"),
+    ("livevlm(stages=answer)", r"stages is \('answer',\); .* try stages="),
+    ("rekv(stages=('frame', 'answer'))", "an answer reads what its question"),
     ("rekv(frames=0)", "frames is 0; .* from 1 to .*: try frames=1"),
     ("h2o(heavy=-0.1)", "heavy is -0.1; .* share of the past above 0.0"),
   ],
@@ -49,18 +51,22 @@ def test_a_mistake_is_one_sentence(text, sentence):
 @pytest.mark.parametrize(
   ("text", "name"),
   [
-    ("oracle_topk(budget=121)", "budget"),
-    ("rekv(frames=121)", "frames"),
-    ("livevlm(memory=121)", "memory"),
-    ("infinipot_v(memory=121, target=9)", "memory"),
-    ("inf_mllm(relevant_tokens=121)", "relevant_tokens"),
+    ("oracle_topk(budget=128)", "budget"),
+    ("quest(budget=128)", "budget"),
+    ("rekv(frames=128)", "frames"),
+    ("livevlm(memory=128)", "memory"),
+    ("infinipot_v(memory=128, target=9)", "memory"),
+    ("inf_mllm(relevant_tokens=128)", "relevant_tokens"),
   ],
 )
 def test_more_than_the_cache_holds_is_refused_when_a_stream_begins(text, name):
+  """And what is told to try instead does."""
   policy = policy_syntax.make_policy(text)
-  sentence = f"{name} is 121; it must not exceed the 120 slots of the cache"
-  with pytest.raises(errors.InputError, match=sentence):
+  sentence = f"{name} is 128; it must not exceed the 120 slots of the cache"
+  with pytest.raises(errors.InputError, match=sentence) as told:
     bare.Bare(policy)
+  fix = str(told.value).rpartition("try ")[2]
+  bare.Bare(policy_syntax.make_policy(text.replace(f"{name}=128", fix)))
 
 
 @pytest.mark.parametrize(

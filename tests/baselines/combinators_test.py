@@ -3,6 +3,7 @@
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -64,6 +65,25 @@ def test_slots_of_another_part_are_not_attended_twice():
   # Sinks 0 … 3 and slots 1, 2, 4: five slots.
   expected = np.broadcast_to(np.minimum(SEEN, 5), (FRAMES, 1, 2))
   np.testing.assert_array_equal(found.attended, expected)
+
+
+def test_what_is_always_read_is_asked_for_in_time():
+  """A policy that prefetches: the set for the next step has the sinks, too."""
+  rows = jnp.array([[0b10000], [0b1000000]], jnp.uint32)
+  selection = policy_lib.Selection((policy_lib.Part(rows),), prefetch=rows)
+  inner = toys.nothing()._replace(
+    select=lambda state, *rest: (selection, state, None)
+  )
+  found, _, _ = combinators.keep_sink(inner, 2).select(
+    {"inner": {}, "keep_sink": jnp.int32(2)},
+    types.SimpleNamespace(slots=types.SimpleNamespace(position=jnp.arange(32))),
+    0,
+    None,
+    "frame",
+  )
+  expected = np.array([[0b10011], [0b1000011]])
+  np.testing.assert_array_equal(found.parts[0].slots, expected)
+  np.testing.assert_array_equal(found.prefetch, expected)
 
 
 def test_an_evictor_by_query_head_takes_sinks():

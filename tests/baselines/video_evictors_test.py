@@ -164,3 +164,12 @@ def test_livevlm_keeps_a_stretch_each_and_reads_pages():
         rest = live & ~np.isin(every_slot, old)
         expected = rest | np.isin(every_slot, np.concatenate(chosen))
         np.testing.assert_array_equal(sets[layer][head], expected)
+
+  # A compaction takes the choice along.
+  source = np.argsort(~bench.valid, axis=-1, kind="stable")
+  assert np.any(source != every_slot)
+  moved = bench.policy.move(bench.state, jnp.asarray(source))
+  np.testing.assert_array_equal(
+    bare.unpack(moved.chosen),
+    np.take_along_axis(bare.unpack(bench.state.chosen), source, axis=-1),
+  )

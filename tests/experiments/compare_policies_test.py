@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tests import films
 from tests import scripts
 
 SCRIPT = "experiments/compare_policies.py"
@@ -16,6 +17,7 @@ MODULES = (
   "vrex_jax.command",
   "vrex_jax.study.compare",
 )
+CLIP = ["--parts=clip", "--video=clip.mp4"]
 MISTAKES = {
   "part": (["--parts=qa,sound"], "--parts is 'sound'; it must be some of qa"),
   "policy": (["--policies=qest"], "--policies is 'qest'; it must name methods"),
@@ -26,10 +28,22 @@ MISTAKES = {
     ["--policies=h2o", "--variants=asked"],
     "--variants is asked, which none of the policies has",
   ),
+  "no frames": (
+    ["--parts=step", "--policies=quest", "--variants=asked"],
+    "--variants is asked and --parts has step",
+  ),
+  "too few": (
+    ["--parts=step", "--shares=0.05", "--cache_tokens=200"],
+    "--shares has 0.05, of --cache_tokens=200 too few for snapkv",
+  ),
   "disturb": (["--disturb=noise"], "--disturb is 'noise'"),
   "no clip": (["--parts=clip"], "--video is None; the part clip needs a video"),
   "clip alone": (["--video=a.mp4"], "the part clip needs a video, and nothing"),
   "gone": (["--parts=clip", "--video=no.mp4"], "there is no file no.mp4"),
+  "memory": (["--memory_bytes=nan"], "--memory_bytes is nan; it must be"),
+  "question": ([*CLIP, "--question=what?"], "--question is 'what?'"),
+  "too late": ([*CLIP, "--question=9: room-now - - ?"], "is asked at 9 s, but"),
+  "no one asks": (["--question=1: what?"], "--question is given without"),
   "resume": (["--resume"], "--resume is given without --out"),
   "frames": (["--frames=8", "--smoke"], "--frames is 8"),
   "taken": (["--out=taken"], "where qa.csv is a folder"),
@@ -41,6 +55,7 @@ def mistaken(repository, tmp_path_factory):
   """The folder, and how every mistake ended, by name."""
   folder = tmp_path_factory.mktemp("compare_policies")
   (folder / "taken" / "qa.csv").mkdir(parents=True)
+  films.write_numbers(folder / "clip.mp4", 4)
   done = scripts.run_each(
     repository / SCRIPT,
     [case for case, _ in MISTAKES.values()],

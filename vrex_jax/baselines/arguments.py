@@ -32,6 +32,7 @@ __all__ = [
   "Published",
   "budget_knobs",
   "canonical_name",
+  "check_answers",
   "check_at_most",
   "check_budget",
   "check_divides",
@@ -160,7 +161,8 @@ def read_budget(
       is a number, not in a sweep).
   """
   tokens, share = knobs[f"{name}_tokens"], knobs[f"{name}_share"]
-  tokens = fitting(policy, name, tokens, spec)
+  # A share fits every method, whole pages and sinks or not.
+  tokens = fitting(policy, name, tokens, spec, hint=0.25)
   return Budget(
     tokens=jnp.asarray(tokens, jnp.int32), share=jnp.asarray(share, jnp.float32)
   )
@@ -202,10 +204,23 @@ def check_divides(policy: str, name: str, value: int, whole: int) -> None:
     )
 
 
-def fitting(policy: str, name: str, value: Any, spec: policy_lib.Spec) -> Any:
+def fitting(
+  policy: str,
+  name: str,
+  value: Any,
+  spec: policy_lib.Spec,
+  hint: float | None = None,
+) -> Any:
   """The value; refuses more tokens than the cache has slots.
 
   A traced value passes, a published default is cut to the slots.
+
+  Args:
+    policy: whose argument.
+    name: of it.
+    value: as given.
+    spec: of the stream.
+    hint: a value that does; a quarter of the slots when None.
 
   Raises:
     InputError: more were given than fit.
@@ -213,9 +228,10 @@ def fitting(policy: str, name: str, value: Any, spec: policy_lib.Spec) -> Any:
   if isinstance(value, Published):
     return min(int(value), spec.capacity)
   if isinstance(value, int) and spec.capacity < value < UNLIMITED:
+    hint = max(1, spec.capacity // 4) if hint is None else hint
     raise InputError(
       f"{policy}: {name} is {value}; it must not exceed the {spec.capacity}"
-      f" slots of the cache: try {name}={max(1, spec.capacity // 4)}"
+      f" slots of the cache: try {name}={hint}"
     )
   return value
 
@@ -315,6 +331,24 @@ def stages_of(
       f" {', '.join(policy_lib.STAGES)}: try stages=all"
     )
   return named
+
+
+def check_answers(policy: str, stages: tuple[str, ...]) -> None:
+  """Refuses answers that would read a choice which no question has made.
+
+  Args:
+    policy: one whose answers read what their question chose.
+    stages: it retrieves in.
+
+  Raises:
+    InputError: answers are among them and questions are not.
+  """
+  if "answer" in stages and "question" not in stages:
+    raise InputError(
+      f"{policy}: stages is {stages}; an answer reads what its question has"
+      " chosen, so that both retrieve or neither: try"
+      " stages=('question', 'answer')"
+    )
 
 
 def canonical_name(

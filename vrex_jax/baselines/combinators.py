@@ -73,19 +73,24 @@ def _with_slots(inner, label, tokens, rule) -> policy_lib.KVPolicy:
     )
     position = view.slots.position
     position = position[layer] if position.ndim == 3 else position[None]
-    added = bitmap.pack(rule(state[label], position, queries))
+    kept = bitmap.pack(rule(state[label], position, queries))
+    in_rows = lambda sets: jnp.repeat(
+      kept, max(1, len(sets) // len(kept)), axis=0
+    )
     first, *others = chosen.parts
     if first.slots is not None:
-      repeats = max(1, len(first.slots) // len(added))
-      added = jnp.repeat(added, repeats, axis=0)
+      added = in_rows(first.slots)
       for other in others:
         if other.slots is None:
           added = jnp.zeros_like(added)
         else:
           added = added & ~other.slots
       first = first.replace(slots=first.slots | added)
-    parts = (first, *others)
-    return chosen._replace(parts=parts), {**state, "inner": new}, counts
+    prefetch = chosen.prefetch
+    if prefetch is not None:  # what is always read is asked for in time
+      prefetch = prefetch | in_rows(prefetch)
+    selection = policy_lib.Selection((first, *others), prefetch)
+    return selection, {**state, "inner": new}, counts
 
   def write(state, view, chunk, stage):
     new, keep, counts = inner.write(state["inner"], view, chunk, stage)

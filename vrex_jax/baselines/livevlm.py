@@ -104,6 +104,8 @@ def livevlm(
   arguments.check_sizes("livevlm", sizes)
   for name, value in (("unconditional", unconditional), ("ratio", ratio)):
     arguments.check_number("livevlm", name, value, 0.0, 1.0, "0.4")
+  retrieving = arguments.stages_of("livevlm", stages, ("question", "answer"))
+  arguments.check_answers("livevlm", retrieving)
 
   def init(spec, params, knobs, sample):
     del params, sample
@@ -185,7 +187,7 @@ def livevlm(
   return policy_lib.KVPolicy(
     name=arguments.canonical_name(livevlm, given),
     needs=policy_lib.Needs(
-      stages=arguments.stages_of("livevlm", stages, ("question", "answer")),
+      stages=retrieving,
       evicts=True,
       all_keys=True,
     ),

@@ -88,6 +88,8 @@ def rekv(
   given = dict(locals())
   arguments.check_budget("rekv", frames, name="frames")
   arguments.check_sizes("rekv", {"window_tokens": (window_tokens, 1)})
+  retrieving = arguments.stages_of("rekv", stages, arguments.ALL_STAGES)
+  arguments.check_answers("rekv", retrieving)
 
   def select(state, view, layer, queries, stage):
     start = jnp.min(queries.position)
@@ -118,10 +120,7 @@ def rekv(
 
   return policy_lib.KVPolicy(
     name=arguments.canonical_name(rekv, given),
-    needs=policy_lib.Needs(
-      stages=arguments.stages_of("rekv", stages, arguments.ALL_STAGES),
-      reindexes=True,
-    ),
+    needs=policy_lib.Needs(stages=retrieving, reindexes=True),
     knobs={
       **arguments.budget_knobs(frames, "frames"),
       "window_tokens": window_tokens,

@@ -1,1 +1,4 @@
-"""Algorithm and chip tuned together, on recorded runs; on top of all others."""
+"""Thresholds of the retrieval and sizes of the chip in one objective.
+
+See docs/codesign.md.
+"""

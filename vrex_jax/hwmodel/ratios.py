@@ -18,7 +18,7 @@ from vrex_jax.hwmodel import retrieval
 from vrex_jax.models import config as config_lib
 from vrex_jax.typing import Float
 
-__all__ = ["Ratios", "from_ratios", "ratios_of"]
+__all__ = ["Ratios", "by_depth", "from_ratios", "ratios_of"]
 
 
 class Ratios(flax.struct.PyTreeNode):
@@ -76,6 +76,19 @@ def ratios_of(trace: trace_lib.StreamTrace, stage: str) -> Ratios:
   )
 
 
+def by_depth(layers: int, own_layers: int) -> np.ndarray:
+  """Weights of linear interpolation by relative depth, f32[layers, own].
+
+  Example:
+    >>> by_depth(3, 2).tolist()
+    [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+  """
+  depth = np.linspace(0.0, 1.0, layers)
+  own = np.linspace(0.0, 1.0, own_layers)
+  columns = [np.interp(depth, own, one) for one in np.eye(own_layers)]
+  return np.stack(columns, axis=1).astype(np.float32)
+
+
 def from_ratios(
   ratios: Ratios,
   decoder: config_lib.DecoderConfig,
@@ -99,11 +112,8 @@ def from_ratios(
   Returns:
     Retrieval.
   """
-  depth = jnp.linspace(0.0, 1.0, decoder.num_layers)
-  own = jnp.linspace(0.0, 1.0, len(ratios.attended))
-  moved = jax.tree.map(
-    lambda leaf: jnp.interp(depth, own, jnp.asarray(leaf, float)), ratios
-  )
+  weights = by_depth(decoder.num_layers, len(ratios.attended))
+  moved = jax.tree.map(lambda leaf: weights @ jnp.asarray(leaf, float), ratios)
   rows = jnp.asarray(chunk_tokens * decoder.num_heads, float)
   attended = moved.attended * cached_tokens
   fetched = moved.fetched * attended

@@ -21,6 +21,8 @@ from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
 from vrex_jax import session_plan
 from vrex_jax.benchmark import cell as benchmark_cell
+from vrex_jax.benchmark import plans
+from vrex_jax.errors import InputError
 from vrex_jax.evaluation import following
 from vrex_jax.evaluation import rooms_cells
 from vrex_jax.evaluation import streaming
@@ -32,7 +34,16 @@ from vrex_jax.study import matching
 from vrex_jax.study import triple as triple_lib
 from vrex_jax.tasks import rooms_episodes as episodes_lib
 
-__all__ = ["FULL", "Ledger", "Rooms", "clip", "match", "qa", "step"]
+__all__ = [
+  "FULL",
+  "Ledger",
+  "Rooms",
+  "clip",
+  "match",
+  "qa",
+  "step",
+  "step_policies",
+]
 
 FULL = {"method": "full", "variant": "", "share": None}
 """The case of `full`."""
@@ -298,26 +309,20 @@ def step(
     ledger: gets a row a case: `compare_step.FIELDS`.
     rounds: of a race.
   """
-  plan = setting.plan
-  past = matching.Past(plan.cache_tokens, plan.frame_tokens)
-  missing = [
-    case
-    for case in cases
-    if case.variant == "all" and not ledger.find("step", case._asdict())
-  ]
+  made = step_policies(setting.plan, cases)
+  missing = [one for one in made if not ledger.find("step", one._asdict())]
   methods = list(dict.fromkeys(case.method for case in missing))
   with tqdm.tqdm(methods, unit="method", disable=None) as bar:
     for method in bar:
       bar.set_description(f"step, {method}")
       waiting = [case for case in missing if case.method == method]
-      policies = {case: _of_kv_heads(case, past) for case in waiting}
-      first = policies[waiting[0]]
+      first = made[waiting[0]]
       if ledger.stopped():
         return
       if first.needs.evicts:
         rows = [
           compare_step.measure_evicting(
-            setting, policies[case], case.share, rounds=rounds
+            setting, made[case], case.share, rounds=rounds
           )
           for case in waiting
         ]
@@ -330,6 +335,34 @@ def step(
         {"part": "step", **case._asdict(), **row}
         for case, row in zip(waiting, rows, strict=True)
       )
+
+
+def step_policies(
+  plan: plans.Plan, cases: Sequence[matched.Case]
+) -> dict[matched.Case, policy_lib.KVPolicy]:
+  """What the part step times: one set for each KV head, also at frames.
+
+  Args:
+    plan: what is measured.
+    cases: which; those of other variants than `all` are left out.
+
+  Raises:
+    InputError: a share is of fewer tokens than a method needs.
+  """
+  past = matching.Past(plan.cache_tokens, plan.frame_tokens)
+  found = {}
+  for case in cases:
+    if case.variant != "all":
+      continue
+    try:
+      found[case] = _of_kv_heads(case, past)
+    except InputError as error:
+      raise InputError(
+        f"--shares has {case.share}, of --cache_tokens={past.tokens} too few"
+        f" for {case.method} ({error}): raise either, or leave the method out"
+        " of --policies"
+      ) from error
+  return found
 
 
 def _of_kv_heads(

@@ -1,0 +1,407 @@
+"""A whole study, step by step, each kept as it is done.
+
+What a step gives goes through the ledger as JSON, the descent through its own
+file of states; the same study begun again finds them there.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vrex_jax import interrupt
+from vrex_jax.codesign import band
+from vrex_jax.codesign import campaign_types as types_lib
+from vrex_jax.codesign import confirm
+from vrex_jax.codesign import curves as curves_lib
+from vrex_jax.codesign import descent
+from vrex_jax.codesign import elasticity
+from vrex_jax.codesign import extras
+from vrex_jax.codesign import objective as objective_lib
+from vrex_jax.codesign import pricing
+from vrex_jax.codesign import report
+from vrex_jax.codesign import rounding
+from vrex_jax.codesign import space as space_lib
+from vrex_jax.codesign import start as start_lib
+from vrex_jax.codesign import study as study_lib
+from vrex_jax.errors import InputError
+from vrex_jax.hwmodel import units
+
+__all__ = ["run"]
+
+_PAPER_CHOICE = curves_lib.StaticChoice()
+_SCREENING = 4
+"""Rounds of each static choice before the best are searched in earnest."""
+
+
+def run(
+  study: types_lib.Study,
+  options: types_lib.Options,
+  *,
+  bar: extras.Bar,
+  stopped: Callable[[], bool],
+) -> types_lib.Results | None:
+  """All steps.
+
+  Args:
+    study: what is searched.
+    options: what is done besides.
+    bar: makes what shows rounds.
+    stopped: has the user asked to end?
+
+  Returns:
+    The results; None when stopped before.
+
+  Raises:
+    InputError: no design keeps all limits.
+  """
+  try:
+    return _Campaign(study, options, bar, stopped).run()
+  except interrupt.StoppedError:
+    return None
+
+
+class _Campaign:
+  """Dynamic. One run of a study."""
+
+  def __init__(
+    self,
+    study: types_lib.Study,
+    options: types_lib.Options,
+    bar: extras.Bar,
+    stopped: Callable[[], bool],
+  ):
+    self.study, self.options = study, options
+    self.bar, self.stopped = bar, stopped
+    self.limits, self.ledger = study.limits, study.ledger
+    self.pricer = pricing.Pricer(study.problem)
+    self.paper_choice = curves_lib.choice_index(study.curves, _PAPER_CHOICE)
+    self.sentences: list[str] = []
+    self.space = study.space
+
+  def run(self) -> types_lib.Results:
+    """See `run`."""
+    paper, start = self._starts()
+    began = time.monotonic()
+    searched, optimum = self._search()
+    seconds = self.ledger.step(
+      "seconds", lambda: round(time.monotonic() - began, 2)
+    )
+    rounded = self._rounded(optimum, self.limits)
+    designs = {
+      "paper": paper, "start": start, "optimum": optimum, "rounded": rounded
+    }  # fmt: skip
+    columns = {
+      name: self._describe(one, exact=name != "optimum").figures
+      for name, one in designs.items()
+    }
+    gaps = self._gaps(optimum, rounded)
+    measured = self._measured({"start": start, "rounded": rounded})
+    columns["start, simulated"], was = self._confirmed(start, measured, "start")
+    columns["confirmed"], now = self._confirmed(rounded, measured, "rounded")
+    self._say_measured(measured)
+    verdicts = self._verdicts({"start": was, "rounded": now})
+    if "power" in self.broken:
+      self._at_paper_power(searched, columns["paper"]["power_w"], was)
+    elastic = self.ledger.step(
+      "elasticities",
+      lambda: elasticity.elasticities(
+        self.study.problem,
+        {
+          "start": (start.design, start.choice),
+          "optimum": (optimum.design, optimum.choice),
+        },
+      ),
+    )
+    lines = extras.fronts_of(searched, optimum)
+    compared = extras.compared(searched, self.options.seeds, seconds)
+    certificate = None
+    if self.options.certificate:
+      certificate = extras.certified(
+        searched, start.choice, small=self.options.small
+      )
+    searched.go_on()
+    return self._results(
+      designs, columns, elastic, lines,
+      {
+        "seconds": seconds,
+        "evaluations": extras.evaluations(self.study.plan),
+        "comparators": compared,
+        "certificate": certificate,
+        "verdicts": verdicts,
+        "gaps": gaps,
+        "measured": {
+          name: {"drop": one.drop, "interval": list(one.interval)}
+          for name, one in measured.items()
+        },
+      },
+    )  # fmt: skip
+
+  def _starts(self) -> tuple[study_lib.Designed, study_lib.Designed]:
+    """The paper's sizing, at its threshold and at one that is accurate."""
+    space, limits = self.study.space, self.limits
+    paper = study_lib.Designed(space.start, self.paper_choice)
+    described = self._describe(paper, exact=True)
+    passed = dict(
+      zip(objective_lib.LIMITS, described.passed.tolist(), strict=True)
+    )
+    self.broken = broken = [name for name, one in passed.items() if one > 0.0]
+    if broken:
+      self._note(
+        "the paper's own sizing, at its threshold 0.3 on this model, passes the"
+        f" limits of {', '.join(broken)}:"
+        f" {1e6 * described.figures['area_m2']:.2f} mm2,"
+        f" {described.figures['power_w']:.1f} W, accuracy drop"
+        f" {100 * described.figures['accuracy_drop']:.2f} %"
+      )
+    if "accuracy" in broken:
+      ratio = study_lib.calibrated_ratio(
+        self.study.problem, space.start, self.paper_choice,
+        float(limits.accuracy_drop),
+      )  # fmt: skip
+      self._note(
+        f"the start has the threshold {ratio:.3f} everywhere instead, the least"
+        " that keeps the accuracy"
+      )
+      self.space = space_lib.resize(
+        space,
+        ratio=jnp.full(np.shape(space.start.ratio), ratio),
+      )
+    return paper, study_lib.Designed(self.space.start, self.paper_choice)
+
+  def _search(self) -> tuple[extras.Searched, study_lib.Designed]:
+    """Screens static choices, then descends from many starts."""
+    study, plan = self.study, self.study.plan
+    advance = descent.make_round(study.problem, self.space, plan)
+    kept = self.ledger.step("choices", lambda: self._screened(advance))
+    searched = extras.Searched(
+      pricer=self.pricer, space=self.space, limits=self.limits, plan=plan,
+      advance=advance, kept=kept, step=self.ledger.step, bar=self.bar,
+      stopped=self.stopped, note=self._note,
+    )  # fmt: skip
+    searched.go_on()
+    state = descent.start(study.problem, self.space, plan, kept)
+    if study.resume and study.search is not None and study.search.exists():
+      state = descent.load(state, study.search, study.settings)
+    told = self.bar(plan.rounds - int(state.rounds), "descent")
+
+    def after(round_: descent.Round, state: descent.State) -> None:
+      told(round_, state)
+      if study.search is not None:
+        study.search.parent.mkdir(parents=True, exist_ok=True)
+        descent.save(state, study.search, study.settings)
+
+    state = descent.run(
+      study.problem, self.space, self.limits, plan, state=state,
+      advance=advance, told=after, stopped=self.stopped,
+    )  # fmt: skip
+    searched.go_on()
+    return searched, self._designed(descent.found(state), self.limits)
+
+  def _screened(self, advance: descent.Advance) -> list[int]:
+    """Static choices that are searched in earnest, best first."""
+    number = len(self.study.curves.choices)
+    if number == 1 or "ratio" not in self.space.free:
+      return [self.paper_choice]
+    plan = self.study.plan
+    passes = -(-number // plan.starts)
+    rounds = min(_SCREENING, plan.rounds)
+    ranked = study_lib.screen(
+      self.study.problem, self.space, self.limits, plan, advance,
+      rounds=rounds, told=self.bar(passes * rounds, "static choices"),
+    )  # fmt: skip
+    return ranked[: self.options.choices]
+
+  def _designed(
+    self, found: descent.Found, limits: objective_lib.Limits
+  ) -> study_lib.Designed:
+    design = space_lib.design(self.space, jnp.asarray(found.share))
+    at = study_lib.Designed(jax.tree.map(np.asarray, design), found.choice)
+    if not found.feasible:
+      self._refuse(at, limits, exact=False)
+    return at
+
+  def _rounded(
+    self, optimum: study_lib.Designed, limits: objective_lib.Limits
+  ) -> study_lib.Designed:
+    built = rounding.repair(
+      self.pricer, self.space, limits, optimum.design, optimum.choice
+    )
+    at = study_lib.Designed(built.design, optimum.choice)
+    if not built.feasible:
+      self._refuse(at, limits, exact=True)
+    return at
+
+  def _refuse(
+    self,
+    nearest: study_lib.Designed,
+    limits: objective_lib.Limits,
+    *,
+    exact: bool,
+  ) -> NoReturn:
+    """Says which limits the nearest design passes."""
+    found = study_lib.describe(self.pricer, nearest, limits, exact=exact)
+    raise InputError(
+      report.infeasible(
+        found.passed.tolist(), found.figures, nearest.design, limits
+      )
+    )
+
+  def _confirmed(
+    self,
+    at: study_lib.Designed,
+    measured: Mapping[str, confirm.Measured],
+    name: str,
+  ) -> tuple[dict[str, Any], pricing.Placed]:
+    return study_lib.confirmed(
+      self.pricer, self._describe(at, exact=True), self.limits,
+      measured.get(name),
+    )  # fmt: skip
+
+  def _say_measured(self, measured: Mapping[str, confirm.Measured]) -> None:
+    limit = float(self.limits.accuracy_drop)
+    for name, one in measured.items():
+      low, high = one.interval
+      keeps = "keeps" if one.drop <= limit else "does NOT keep"
+      self._note(
+        f"measured accuracy drop of {name}: {100 * one.drop:.2f} %"
+        f" (95 %: {100 * low:.2f} to {100 * high:.2f}) on streams of"
+        f" {self.options.frames} frames; it {keeps} the limit of"
+        f" {100 * limit:.2f} %"
+      )
+
+  def _at_paper_power(
+    self, searched: extras.Searched, power_w: float, start: pricing.Placed
+  ) -> None:
+    """The same search at the power that the paper's sizing itself has."""
+    limits = self.limits.replace(power_w=power_w)
+    found, _ = extras.again(searched, seed=self.study.plan.seed, limits=limits)
+    rounded = self._rounded(self._designed(found, limits), limits)
+    (placed,) = self.pricer.place([rounded.design], rounded.choice)
+    verdict = band.by_model(self.pricer, placed, start, limits)
+    self._note(
+      report.verdict_sentence(
+        f"at the paper's own modelled power, {power_w:.1f} W", verdict, None
+      )
+    )
+
+  def _measured(
+    self, designs: Mapping[str, study_lib.Designed]
+  ) -> dict[str, confirm.Measured]:
+    """Real runs; kept as JSON."""
+    if not self.options.questions:
+      return {}
+    choices = self.study.curves.choices
+    kept = self.ledger.step(
+      "measured",
+      lambda: confirm.measure_designs(
+        {
+          name: (one.design.ratio, dataclasses.asdict(choices[one.choice]))
+          for name, one in designs.items()
+          if name == "rounded" or not self.options.small
+        },
+        frames=self.options.frames,
+        questions=self.options.questions,
+      ),
+    )
+    return {name: confirm.from_json(one) for name, one in kept.items()}
+
+  def _verdicts(self, placed) -> dict[str, Any]:
+    model = band.by_model(
+      self.pricer, placed["rounded"], placed["start"], self.limits
+    )
+    told = self.bar(self.options.simulated_points, "simulation")
+    simulated = self.ledger.step(
+      "simulated band",
+      lambda: list(
+        band.by_simulator(
+          self.pricer, placed["rounded"], placed["start"], self.limits,
+          points=self.options.simulated_points,
+          told=lambda done, total: told(
+            descent.Round(done, 0.0, 0, 0.0), None
+          ),
+        )
+      ),
+    )  # fmt: skip
+    sentence = report.verdict_sentence(
+      "result over start, which has the paper's sizing", model,
+      band.Verdict(*simulated),
+    )  # fmt: skip
+    self._note(sentence)
+    for name in placed:
+      low, high = band.power_range(self.pricer, placed[name], self.limits)
+      self._note(
+        f"average power of {name} over the band: {low:.1f} to {high:.1f} W"
+      )
+    return {"model": list(model), "simulator": simulated}
+
+  def _describe(self, at, *, exact: bool) -> study_lib.Described:
+    return study_lib.describe(self.pricer, at, self.limits, exact=exact)
+
+  def _gaps(
+    self, optimum: study_lib.Designed, rounded: study_lib.Designed
+  ) -> dict[str, float]:
+    """What rounding costs, and what exact held-out curves change; per cent."""
+    searched = self._describe(optimum, exact=False).value
+    built, exact = (
+      self._describe(rounded, exact=exact).value for exact in (False, True)
+    )
+    gaps = {
+      "rounding": 100 * float(np.expm1(built - searched)),
+      "surrogate": 100 * float(np.expm1(exact - built)),
+    }
+    self._note(
+      f"rounding gap {gaps['rounding']:+.2f} %; from searched to exact"
+      f" held-out curves {gaps['surrogate']:+.2f} %"
+    )
+    return gaps
+
+  def _note(self, sentence: str) -> None:
+    self.sentences.append(sentence)
+
+  def _results(
+    self, designs, columns, elastic, lines, named
+  ) -> types_lib.Results:
+    chosen = {
+      name: dataclasses.asdict(self.study.curves.choices[one.choice])
+      for name, one in designs.items()
+    }
+    rows = [
+      {
+        "design": name,
+        **figures,
+        "choice": chosen.get(name),
+        "sizes": jax.tree.map(
+          lambda leaf: np.asarray(leaf).tolist(),
+          vars(designs[name].design) if name in designs else {},
+        ),
+      }
+      for name, figures in columns.items()
+    ]
+    at_top = ("start", "optimum", "rounded", "confirmed")
+    keys = ("latency_s", "energy_j", "area_m2", "power_w", "accuracy")
+    self._note(
+      "static choices: "
+      + "; ".join(f"{name} {one}" for name, one in chosen.items())
+    )
+    return types_lib.Results(
+      columns=columns,
+      designs={name: one.design for name, one in designs.items()},
+      elasticities=elastic,
+      fronts=lines,
+      sentences=self.sentences,
+      rows=rows,
+      named={
+        **{name: {key: columns[name][key] for key in keys} for name in at_top},
+        "elasticities": elastic,
+        "fronts": lines,
+        "area_limit_mm2": float(self.limits.area_m2) / units.MM2,
+        "paper_ratio": start_lib.PAPER_RATIO,
+        "sentences": self.sentences,
+        **named,
+      },
+    )

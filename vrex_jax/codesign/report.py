@@ -1,0 +1,260 @@
+"""What a study says: a table, sentences, and the design as a platform file."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vrex_jax import summary
+from vrex_jax.codesign import band
+from vrex_jax.codesign import elasticity
+from vrex_jax.codesign import interfaces
+from vrex_jax.codesign import objective as objective_lib
+from vrex_jax.codesign import sizing
+from vrex_jax.codesign import space as space_lib
+from vrex_jax.hwmodel import params
+from vrex_jax.hwmodel import platforms
+from vrex_jax.hwmodel import units
+
+__all__ = [
+  "certificate_sentence",
+  "comparison_table",
+  "elasticity_table",
+  "figures_table",
+  "infeasible",
+  "sizes_table",
+  "verdict_sentence",
+  "write_platform",
+]
+
+_ROWS = (
+  ("a turn, s", "latency_s", 1.0, ".3f"),
+  ("a turn, J", "energy_j", 1.0, ".1f"),
+  ("s x J", "energy_delay", 1.0, ".0f"),
+  ("average power, W", "power_w", 1.0, ".1f"),
+  ("area, mm2", "area_m2", units.MM2, ".2f"),
+  ("accuracy drop, %", "accuracy_drop", 0.01, ".2f"),
+)
+_STAGES = ("frame", "question", "answer token")
+
+
+def figures_table(columns: Mapping[str, Mapping[str, Any]]) -> str:
+  """Designs side by side.
+
+  Args:
+    columns: name -> figures (`objective.dictionary`).
+  """
+  lines = [
+    [label, *(format(_value(one, key) / unit, how) for one in columns.values())]
+    for label, key, unit, how in _ROWS
+  ]
+  for index, stage in enumerate(_STAGES):
+    lines.append(
+      [
+        f"a {stage}, ms",
+        *(f"{1e3 * one['event_s'][index]:.1f}" for one in columns.values()),
+      ]
+    )
+    lines.append(
+      [
+        "  of the past, %",
+        *(
+          f"{100 * one['kept'][index]:.1f}" if "kept" in one else "-"
+          for one in columns.values()
+        ),
+      ]
+    )
+  return summary.aligned(["", *columns], lines)
+
+
+def _value(one: Mapping[str, Any], key: str) -> float:
+  if key == "energy_delay":
+    return one["latency_s"] * one["energy_j"]
+  return one[key]
+
+
+def sizes_table(columns: Mapping[str, space_lib.Design]) -> str:
+  """Numbers of designs side by side; thresholds as mean of a stage."""
+  lines = []
+  for name in space_lib.FIELDS:
+    values = [np.asarray(getattr(one, name), float) for one in columns.values()]
+    if name == "ratio":
+      for stage, label in enumerate(_STAGES):
+        cells = [f"{v[stage].min():.3f}..{v[stage].max():.3f}" for v in values]
+        lines.append([f"Th_r, {label}", *cells])
+    elif values[0].ndim:
+      lines.append([name, *(f"{value.mean():.0f}" for value in values)])
+    else:
+      lines.append([name, *(f"{float(value):g}" for value in values)])
+  for kind in ("dram", "link"):
+    names = [
+      interfaces.nearest(kind, float(getattr(one, f"{kind}_bytes_per_s")))
+      for one in columns.values()
+    ]
+    lines.append([f"nearest {kind} class", *names])
+  return summary.aligned(["size", *columns], lines)
+
+
+def infeasible(
+  passed: Sequence[float],
+  found: Mapping[str, Any],
+  design: space_lib.Design,
+  limits: objective_lib.Limits,
+) -> str:
+  """Which limits the nearest design passes, and by how much: one sentence.
+
+  Args:
+    passed: violations, in the order of `objective.LIMITS`.
+    found: figures of the design that passes them least.
+    design: it.
+    limits: what was asked for.
+  """
+  words = {
+    "area": (
+      f"--area_mm2 {_mm2(limits.area_m2)} by"
+      f" {_mm2(found['area_m2'] - float(limits.area_m2))}"
+    ),
+    "power": (
+      f"--power_w {float(limits.power_w):g} by"
+      f" {found['power_w'] - float(limits.power_w):.2g}"
+    ),
+    "accuracy": (
+      f"--max_accuracy_drop {float(limits.accuracy_drop):g} by"
+      f" {found['accuracy_drop'] - float(limits.accuracy_drop):.2g}"
+    ),
+    "dram": (
+      f"the DRAM of {float(design.capacity_bytes) / units.GB:.3g} GB by"
+      f" {(found['held_bytes'] - float(design.capacity_bytes)) / units.GB:.2g}"
+    ),
+    "on_chip": "the core memories",
+    "vector": "the vector lanes",
+    "codes": "the code memory",
+  }
+  broken = [
+    words[name]
+    for name, value in zip(objective_lib.LIMITS, passed, strict=True)
+    if value > 1e-3
+  ]
+  return (
+    f"no design keeps all limits; the nearest has {_mm2(found['area_m2'])} mm2,"
+    f" {found['power_w']:.3g} W and an accuracy drop of"
+    f" {found['accuracy_drop']:.3g}, and passes {', '.join(broken)}: raise"
+    " what it passes, or free more"
+  )
+
+
+def _mm2(area_m2: Any) -> str:
+  return f"{float(area_m2) / units.MM2:.4g}"
+
+
+def elasticity_table(
+  found: Mapping[str, Mapping[str, float]], *, least: float
+) -> str:
+  """See `elasticity.table`."""
+  return elasticity.table(found, least=least)
+
+
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Methods at equal wall time: ln of the objective, mean over seeds.
+
+  Args:
+    rows: of `study.compare` and of the descent.
+  """
+  methods = list(dict.fromkeys(row["method"] for row in rows))
+  lines = []
+  for method in methods:
+    own = [row for row in rows if row["method"] == method]
+    cells = [method, str(len(own))]
+    for key in ("value", "rounded", "simulated"):
+      known = [row[key] for row in own if row[key] is not None]
+      worst = f"{np.mean(known):.4f} ({max(known):.4f})" if known else "-"
+      cells.append(worst + f" of {len(known)}" * (len(known) < len(own)))
+    cells.append(f"{np.mean([row['evaluations'] for row in own]):.0f}")
+    cells.append(f"{np.mean([row['seconds'] for row in own]):.0f}")
+    lines.append(cells)
+  return summary.aligned(
+    [
+      "ln of the objective",
+      "seeds",
+      "found: mean (worst)",
+      "rounded",
+      "simulated",
+      "points",
+      "s",
+    ],
+    lines,
+  )
+
+
+def certificate_sentence(found: Mapping[str, Any]) -> str:
+  """How far the descent is from the best of all points of a small grid."""
+  if found["gap"] is None:
+    return (
+      f"certificate: of {found['points']} points {found['feasible']} keep the"
+      " limits, and the descent found none of them"
+    )
+  return (
+    f"certificate: of {found['points']} points over"
+    f" {', '.join(found['fields'])}, {found['feasible']} keep the limits; the"
+    f" descent, rounded, is {100 * found['gap']:+.3f} % from the best"
+  )
+
+
+def verdict_sentence(
+  name: str, by_model: band.Verdict, by_simulator: band.Verdict | None
+) -> str:
+  """Whether a design beats another everywhere, in words."""
+  says = lambda verdict: (
+    f"{verdict.centre:.3f} ({verdict.least:.3f} to {verdict.most:.3f} over"
+    f" {verdict.points} points of the band)"
+  )
+  text = f"{name}: by the model {says(by_model)}"
+  wins = by_model.wins
+  if by_simulator is not None:
+    text += f", by the simulator {says(by_simulator)}"
+    wins = wins and by_simulator.wins
+  answer = "better everywhere" if wins else "NOT better everywhere"
+  return f"{text}: {answer}"
+
+
+def write_platform(
+  description: platforms.Description,
+  problem: objective_lib.Problem,
+  design: space_lib.Design,
+  path: pathlib.Path,
+) -> None:
+  """Writes a design as a platform file that `platforms.read` reads.
+
+  Args:
+    description: of the platform that was sized anew.
+    problem: with the same platform.
+    design: sizes.
+    path: of the file.
+  """
+  sized = sizing.apply(
+    problem.base,
+    jax.tree.map(lambda leaf: jnp.asarray(leaf, float), design),
+    problem.stream.model,
+  )
+  numbers: dict[str, dict[str, params.Sourced]] = {}
+  for part, own in description.numbers.items():
+    numbers[part] = {}
+    for field, number in own.items():
+      value = float(getattr(getattr(sized.platform, part), field))
+      before = units.to_si(field, number.value, number.unit)
+      if np.isclose(value, before, rtol=1e-5, atol=0.0):
+        numbers[part][field] = number
+        continue
+      numbers[part][field] = params.Sourced(
+        float(f"{value:.7g}"),
+        next(iter(units.SUFFIX_UNITS.get(units.suffix_of(field), {"1": 1.0}))),
+        "derived",
+        f"found by experiments/codesign.py from {description.platform.name}",
+      )
+  name = f"{description.platform.name}_codesign"
+  platforms.write(
+    platforms.Description(sized.platform.replace(name=name), numbers), path
+  )
