@@ -13,7 +13,7 @@ docs/accuracy_model.md.
 takes what measure_accuracy.py measured instead, tabulates on recorded streams
 what those thresholds keep, and leaves both as accuracy_points.csv.
 
-Hardware: any JAX device. Minutes: one; --answers one more.
+Hardware: any JAX device. Minutes: half a one; --answers one more.
 """
 
 import functools
@@ -89,6 +89,16 @@ def _with_kept(path: str) -> list[dict[str, Any]]:
   return found
 
 
+def _comments() -> list[str]:
+  return [
+    "Right answers under ReSV less those of full, and what it keeps; shares.",
+    "docs/accuracy_model.md; by two commands:",
+    "python experiments/measure_accuracy.py --out=DIR",
+    f"python experiments/fit_accuracy.py --recorded={_RECORDED.value}"
+    f" --seed={_SEED.value} --answers=DIR/answers.csv",
+  ]
+
+
 def main(arguments: Sequence[str]) -> None:
   del arguments
   started = time.time()
@@ -102,20 +112,26 @@ def main(arguments: Sequence[str]) -> None:
   points = accuracy_points.from_lines(lines)
   _, fitted = accuracy.fit(points)
   rows = accuracy_errors.error_rows(points)
+  by_disturb = accuracy_errors.disturbance_rows(points)
   print(accuracy_report.table(rows))
+  print()
+  print(accuracy_report.disturbance_table(by_disturb))
   print()
   print(accuracy_report.weights(fitted))
   if _OUT.value is None:
     return
+  others = {"plot.png": functools.partial(accuracy_report.save_plot, points)}
+  if _ANSWERS.value is not None:
+    others["accuracy_points.csv"] = functools.partial(
+      accuracy_points.save, lines, comments=_comments()
+    )
   command.write_study(
     _OUT.value,
     rows,
     seed=_SEED.value,
     started=started,
-    others={
-      "accuracy_points.csv": functools.partial(accuracy_points.save, lines),
-      "plot.png": functools.partial(accuracy_report.save_plot, points),
-    },
+    named={"by_disturb": by_disturb},
+    others=others,
   )
 
 

@@ -12,7 +12,7 @@ other streams as well.
 
 Ctrl-C ends after the prefill under way; the same command with --resume goes on.
 
-Hardware: any JAX device. Minutes: about 20 on one CPU core. Expect: answers
+Hardware: any JAX device. Minutes: about 15 of one CPU core. Expect: answers
 fall by up to 5 points, narration by up to 6.
 """
 

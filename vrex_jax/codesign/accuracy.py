@@ -20,7 +20,9 @@ one word, and the question's last token says it. Their cost is *assumed* to be
 that of a question that keeps as much.
 
 Weights have a log-normal prior around one level a stage, to which each head
-that the points say little about falls back.
+that the points say little about falls back. Points of a disturbed model count
+with λ times a factor of the disturbance, fitted beside: how much more such a
+model loses by keeping as little.
 """
 
 from typing import NamedTuple
@@ -33,7 +35,7 @@ from scipy import optimize
 
 from vrex_jax.codesign import accuracy_points as points_lib
 from vrex_jax.hwmodel import smooth
-from vrex_jax.typing import Float
+from vrex_jax.typing import Float, Int
 
 __all__ = [
   "PRIOR_SPREAD",
@@ -58,8 +60,6 @@ STAGES_OF = {"qa": (0, 1), "narration": (0,)}
 """Indices of `accuracy_points.STAGES` that a figure depends on."""
 PRIOR_SPREAD = 1.0
 """Standard deviation of log weights around their stage's: a factor of e."""
-_EXPONENT_SPREAD = 1.0
-"""Of log(p - 1) around p = 2, and of q around 0."""
 _SIZE = 16.0
 """Tokens of a cluster at which weights are given: about what the paper's
 threshold of 7 makes on these streams."""
@@ -102,11 +102,13 @@ class Fitted(NamedTuple):
     parameters: numbers that were fitted.
     effective: of them, what the points and not the prior decide: the trace of
       (JᵀJ + prior)⁻¹ JᵀJ.
+    factors: of λ, by disturbance; 1 where it was not measured.
   """
 
   model: Figure
   parameters: int
   effective: float
+  factors: dict[str, float]
 
 
 def figures(
@@ -157,20 +159,23 @@ def drop(
   return smooth.smooth_max(*worst.values(), sharpness=_SHARPNESS)
 
 
-def predict(model: Figure, mass: Float, size: Float) -> Float:
+def predict(
+  model: Figure, mass: Float, size: Float, factor: Float | float = 1.0
+) -> Float:
   """Drop of one figure, f[...].
 
   Args:
     model: fitted.
     mass: f[..., stages, L, K].
     size: tokens of a cluster, alike.
+    factor: of λ, f[...]; 1 for a model that is not disturbed.
   """
   lost = 1.0 - mass
   # 0 to a power has no derivative by the power; rounding may pass 1.
   some = lost > 0
   power = jnp.where(some, jnp.where(some, lost, 1.0) ** model.exponent, 0.0)
   scale = (size / _SIZE) ** model.size_exponent
-  cost = jnp.einsum("slk,...slk->...", model.weight, scale * power)
+  cost = jnp.einsum("slk,...slk->...", model.weight, scale * power) * factor
   return -model.span * jnp.expm1(-cost / model.span)
 
 
@@ -199,6 +204,7 @@ def fit(
       points.drop[:, index],
       points.error[:, index],
       used(points, name),
+      points.disturb,
       prior_spread=prior_spread,
     )
   return AccuracyModel(found["qa"].model, found["narration"].model), found
@@ -221,13 +227,14 @@ def fit_figure(
   drops: np.ndarray,
   errors: np.ndarray,
   chosen: np.ndarray,
+  disturb: np.ndarray,
   *,
   prior_spread: float = PRIOR_SPREAD,
 ) -> Fitted:
   """Fits one figure.
 
     Σ_P (drop - predicted)² / error² + Σ (log w - level of the stage)² / spread²
-    + log(p - 1)² + q²
+    + log(p - 1)² + q² + Σ (log factor)²
 
   Args:
     figure: of `accuracy_points.FIGURES`.
@@ -236,22 +243,28 @@ def fit_figure(
     drops: f[P].
     errors: standard errors, f[P].
     chosen: points that count, b[P].
+    disturb: "none" or the name of a disturbance, text [P].
     prior_spread: see `PRIOR_SPREAD`.
   """
   span = jnp.float32(SPAN[figure])
   shape = mass.shape[1:]
   sizes = np.full(mass.shape, _SIZE) if size is None else size
   inverse = np.where(chosen, 1.0 / errors, 0.0)
+  names = sorted(set(disturb.tolist()) - {"none"})
+  kinds = np.array([["none", *names].index(one) for one in disturb], np.int32)
   values = (
     *(jnp.asarray(one, jnp.float32) for one in (mass, sizes, drops, inverse)),
+    jnp.asarray(kinds),
     span,
     jnp.float32(prior_spread),
   )
   stages, heads = shape[0], int(np.prod(shape))
   as_double = lambda array: np.asarray(array, np.float64)
+  start = np.zeros(stages + heads + 2 + len(names))
+  start[:stages] = np.log(0.05)
   result = optimize.least_squares(
     lambda free: as_double(_residuals(free, shape, *values)),
-    np.concatenate([np.full(stages, np.log(0.05)), np.zeros(heads + 2)]),
+    start,
     jac=lambda free: as_double(_jacobian(free, shape, *values)),
     xtol=1e-5,
     ftol=1e-6,
@@ -263,43 +276,66 @@ def fit_figure(
   both = points + of_prior.T @ of_prior
   # With one head in a stage there is nothing to deviate from.
   own = heads if heads > stages else 0
+  free = _unpack(jnp.asarray(result.x, jnp.float32), shape)
+  factors = np.exp(np.asarray(free.factors)).tolist()
   return Fitted(
-    _model(jnp.asarray(result.x, jnp.float32), shape, span),
-    stages + own + 1 + (size is not None),
+    _model(free, span),
+    stages + own + 1 + (size is not None) + len(names),
     float(np.trace(np.linalg.pinv(both) @ points)),
+    dict(zip(names, factors, strict=True)),
   )
 
 
-def _model(free: Float, shape: tuple[int, ...], span: Float) -> Figure:
-  """(level of each stage, deviation of each head, log(p - 1), q) -> model."""
+class _Free(NamedTuple):
+  """What is searched; but for the levels 0 is the mean of the prior."""
+
+  level: Float  # [stages, 1, 1], log
+  deviation: Float  # [stages, L, K], log
+  exponents: Float  # [2], log(p - 1) and q
+  factors: Float  # [disturbances], log
+
+
+def _unpack(free: Float, shape: tuple[int, ...]) -> _Free:
   stages = shape[0]
-  level = free[:stages].reshape(-1, 1, 1)
+  heads = stages + int(np.prod(shape))
+  return _Free(
+    free[:stages].reshape(-1, 1, 1),
+    free[stages:heads].reshape(shape),
+    free[heads : heads + 2],
+    free[heads + 2 :],
+  )
+
+
+def _model(free: _Free, span: Float) -> Figure:
   return Figure(
-    jnp.exp(level + free[stages:-2].reshape(shape)),
-    1.0 + jnp.exp(free[-2]),
-    free[-1],
+    jnp.exp(free.level + free.deviation),
+    1.0 + jnp.exp(free.exponents[0]),
+    free.exponents[1],
     span,
   )
 
 
 def _distance(
-  free: Float,
+  values: Float,
   shape: tuple[int, ...],
   mass: Float,
   size: Float,
   drops: Float,
   inverse: Float,
+  kinds: Int,
   span: Float,
   prior_spread: Float,
 ) -> Float:
   """Of points and prior, in standard deviations."""
-  free = jnp.asarray(free, jnp.float32)
-  missed = predict(_model(free, shape, span), mass, size) - drops
+  free = _unpack(jnp.asarray(values, jnp.float32), shape)
+  factor = jnp.concatenate([jnp.ones(1), jnp.exp(free.factors)])[kinds]
+  missed = predict(_model(free, span), mass, size, factor) - drops
   return jnp.concatenate(
     [
       missed * inverse,
-      free[shape[0] : -2] / prior_spread,
-      free[-2:] / _EXPONENT_SPREAD,
+      free.deviation.reshape(-1) / prior_spread,
+      free.exponents,
+      free.factors,
     ]
   )
 

@@ -21,7 +21,15 @@ import numpy as np
 from vrex_jax.codesign import accuracy
 from vrex_jax.codesign import accuracy_points as points_lib
 
-__all__ = ["MODELS", "NEAR", "THE_MODEL", "Left", "error_rows", "left_out"]
+__all__ = [
+  "MODELS",
+  "NEAR",
+  "THE_MODEL",
+  "Left",
+  "disturbance_rows",
+  "error_rows",
+  "left_out",
+]
 
 NEAR = 0.05
 """Drops that are looked at by themselves: those a design may be chosen at."""
@@ -64,6 +72,35 @@ def error_rows(points: points_lib.Points) -> list[dict[str, Any]]:
       for model in MODELS:
         left = left_out(points, figure, model, name)
         rows.append(_row(points, figure, name, model, left))
+  return rows
+
+
+def disturbance_rows(points: points_lib.Points) -> list[dict[str, Any]]:
+  """The model's errors apart by disturbance, each prefill left out.
+
+  Args:
+    points: measured.
+
+  Returns:
+    Rows of {figure, disturb, points, error, noise, bias}: `bias` is the mean of
+    measured - predicted, the others as in `error_rows`.
+  """
+  rows = []
+  for index, figure in enumerate(points_lib.FIGURES):
+    left = left_out(points, figure, THE_MODEL)
+    for name in dict.fromkeys(points.disturb.tolist()):
+      chosen = np.isfinite(left.predicted) & (points.disturb == name)
+      missed = (points.drop[:, index] - left.predicted)[chosen]
+      rows.append(
+        {
+          "figure": figure,
+          "disturb": name,
+          "points": int(chosen.sum()),
+          "error": float(np.sqrt(np.mean(missed**2))),
+          "noise": float(np.sqrt(np.mean(points.error[chosen, index] ** 2))),
+          "bias": float(np.mean(missed)),
+        }
+      )
   return rows
 
 
@@ -150,11 +187,21 @@ def _form(
 
   def predict(chosen: np.ndarray) -> tuple[np.ndarray, int, float]:
     fitted = accuracy.fit_figure(
-      figure, used, sizes, points.drop[:, index], points.error[:, index], chosen
+      figure,
+      used,
+      sizes,
+      points.drop[:, index],
+      points.error[:, index],
+      chosen,
+      # A disturbance that is left out has no factor of its own.
+      np.where(
+        np.isin(points.disturb, points.disturb[chosen]), points.disturb, "none"
+      ),
     )
     given = np.ones(used.shape) if sizes is None else sizes
+    factor = [fitted.factors.get(name, 1.0) for name in points.disturb]
     values = accuracy.predict(
-      fitted.model, jnp.asarray(used), jnp.asarray(given)
+      fitted.model, *map(jnp.asarray, (used, given, factor))
     )
     return np.asarray(values), fitted.parameters, fitted.effective
 

@@ -12,7 +12,7 @@ from vrex_jax.codesign import accuracy
 from vrex_jax.codesign import accuracy_errors
 from vrex_jax.codesign import accuracy_points as points_lib
 
-__all__ = ["save_plot", "table", "weights"]
+__all__ = ["disturbance_table", "save_plot", "table", "weights"]
 
 _MARKERS = "os^Dv"
 
@@ -48,6 +48,32 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   return summary.aligned(header, lines)
 
 
+def disturbance_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Errors by disturbance, in percentage points.
+
+  Args:
+    rows: of `accuracy_errors.disturbance_rows`.
+  """
+  header = [
+    "figure",
+    "keys",
+    "points",
+    "error",
+    "noise",
+    "measured - predicted",
+  ]
+  lines = [
+    [
+      row["figure"],
+      "plain" if row["disturb"] == "none" else row["disturb"],
+      str(row["points"]),
+      *(f"{100 * row[name]:.2f}" for name in ("error", "noise", "bias")),
+    ]
+    for row in rows
+  ]
+  return summary.aligned(header, lines)
+
+
 def weights(fitted: Mapping[str, accuracy.Fitted]) -> str:
   """Points of accuracy that each layer and head costs when it keeps nothing.
 
@@ -68,7 +94,12 @@ def weights(fitted: Mapping[str, accuracy.Fitted]) -> str:
         for power in (one.model.exponent, one.model.size_exponent)
       ]
       lines.append([name, points_lib.STAGES[stage], *powers, cells])
-  return summary.aligned(header, lines)
+  factors = [
+    f"{name} under {disturb}: {factor:.2f} times"
+    for name, one in fitted.items()
+    for disturb, factor in one.factors.items()
+  ]
+  return "\n".join([summary.aligned(header, lines), *factors])
 
 
 def save_plot(points: points_lib.Points, path: pathlib.Path) -> None:
