@@ -114,7 +114,7 @@ class VideoFile:
     if not count:
       raise InputError(
         f"{self.source} has a video stream but no picture that can be decoded;"
-        " at least one is needed: check that the file is complete"
+        " at least one is needed: check that the file is whole"
       )
     # Without time stamps a declared end is a guess from the file's size.
     if self.end_s is None or reached_s is None:
@@ -282,11 +282,13 @@ def _video_stream(container: Any, source: str) -> Any:
     if stream.codec_context is None:
       raise InputError(
         f"{source} is coded in a way that this build of PyAV cannot decode; a"
-        " codec it knows is expected: convert it to H.264"
+        " codec it knows is expected: check that the file is whole, or convert"
+        " it to H.264"
       )
     return stream
   kinds = sorted({stream.type for stream in container.streams})
+  only = f" but only {', '.join(kinds)}" if kinds else ""
   raise InputError(
-    f"{source} has no moving pictures but only {', '.join(kinds) or 'nothing'};"
-    " a video stream is expected: check the path, and that the file is whole"
+    f"{source} has no moving pictures{only}; a video stream is expected: check"
+    " the path, and that the file is whole"
   )
