@@ -342,5 +342,6 @@ def test_ctrl_c_while_another_policy_compiles_keeps_those_before(
 def test_ctrl_c_before_the_first_frame_writes_nothing(press_ctrl_c, place):
   arguments = [FILM, "--policy=sliding_window(frames=5)", "--out=runs/none"]
   code, text, stderr = press_ctrl_c("model ", arguments, after_s=0.3)
-  assert (code, stderr) == (130, f"{STOPPING}interrupted\n"), text
+  # On a slow machine the model is still being made, and there is no run to end.
+  assert (code, stderr.removeprefix(STOPPING)) == (130, "interrupted\n"), text
   assert not (place / "runs" / "none").exists()
