@@ -32,6 +32,8 @@ __all__ = [
 
 FIGURES = ("qa", "narration_old")
 """Groups of items whose loss counts; the worse of both is the drop."""
+_TEXT_FRAMES = 16
+"""The prompt and one question at a time, in frames."""
 
 
 class Measured(NamedTuple):
@@ -58,6 +60,7 @@ def policy_of(
   hamming_threshold: int,
   hash_bits: int,
   table: str,
+  room: int,
   name: str,
 ) -> policy_lib.KVPolicy:
   """ReSV with a threshold for every stage, layer and head.
@@ -68,6 +71,8 @@ def policy_of(
     hamming_threshold: Th_hd.
     hash_bits: N_hp.
     table: scope.
+    room: clusters of a table; as many as tokens, as the curves have it: what is
+      in no cluster would be read always.
     name: of the policy in tables.
   """
   ratio = np.asarray(ratio, np.float32)
@@ -77,6 +82,7 @@ def policy_of(
     hamming_threshold=hamming_threshold,
     hash_bits=hash_bits,
     table=table,
+    table_capacity=room,
   )
   return policy._replace(name=name)
 
@@ -152,11 +158,12 @@ def measure_designs(
     questions: at least so many.
   """
   model, ids = words.load_rooms_model(None)
+  shape = episodes_lib.EpisodeConfig(frames=frames)
+  room = (frames + _TEXT_FRAMES) * model.config.tokens_per_frame
   policies = [
-    policy_of(ratio, **choice, name=name)
+    policy_of(ratio, **choice, room=room, name=name)
     for name, (ratio, choice) in designs.items()
   ]
-  shape = episodes_lib.EpisodeConfig(frames=frames)
   found = measure(model, ids, policies, shape, questions=questions)
   return {
     name: {**one._asdict(), "kept": one.kept.tolist()}
