@@ -1,0 +1,59 @@
+"""What a confirming run is made of; the run itself is slow."""
+
+import json
+import types
+
+import numpy as np
+
+from vrex_jax.codesign import confirm
+
+CHOICE = {"hamming_threshold": 5, "hash_bits": 16, "table": "head"}
+
+
+def measured():
+  return confirm.Measured(
+    np.full((3, 4, 2), 0.25), 0.01, (-0.01, 0.02), 0.96, {"policy": "found"}
+  )
+
+
+def test_designs_run_as_found_with_room_for_a_cluster_a_token(monkeypatch):
+  ratio = np.arange(24.0).reshape(3, 4, 2) / 24
+  model = types.SimpleNamespace(
+    config=types.SimpleNamespace(tokens_per_frame=4)
+  )
+  asked, made = {}, []
+
+  def measure(model_, ids, policies, shape, *, questions):
+    asked.update(policies=policies, frames=shape.frames, questions=questions)
+    return [measured() for _ in policies]
+
+  resv = confirm.resv_lib.resv
+  monkeypatch.setattr(confirm, "measure", measure)
+  monkeypatch.setattr(
+    confirm.words, "load_rooms_model", lambda checkpoint: (model, {})
+  )
+  monkeypatch.setattr(
+    confirm.resv_lib,
+    "resv",
+    lambda **given: made.append(given) or resv(**given),
+  )
+  found = confirm.measure_designs(
+    {"found": (ratio, CHOICE)}, frames=64, questions=80
+  )
+  (policy,) = asked["policies"]
+  assert (policy.name, asked["frames"], asked["questions"]) == ("found", 64, 80)
+  assert made[0]["table_capacity"] >= 64 * 4
+  # Stages are prompt, frame, question, answer; the prompt chooses as a frame.
+  knob = np.asarray(policy.knobs["wicsum_ratio"])
+  np.testing.assert_array_equal(knob[0], knob[1])
+  np.testing.assert_allclose(knob[1:], ratio, rtol=1e-6)
+  assert policy.knobs["hamming_threshold"] == 5
+  assert list(found) == ["found"]
+
+
+def test_what_was_measured_survives_json():
+  one = measured()
+  stored = json.loads(json.dumps({**one._asdict(), "kept": one.kept.tolist()}))
+  again = confirm.from_json(stored)
+  np.testing.assert_array_equal(again.kept, one.kept)
+  assert again._replace(kept=None) == one._replace(kept=None)
