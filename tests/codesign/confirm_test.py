@@ -1,5 +1,6 @@
 """What a confirming run is made of; the run itself is slow."""
 
+import functools
 import json
 import types
 
@@ -27,16 +28,16 @@ def test_designs_run_as_found_with_room_for_a_cluster_a_token(monkeypatch):
     asked.update(policies=policies, frames=shape.frames, questions=questions)
     return [measured() for _ in policies]
 
-  resv = confirm.resv_lib.resv
+  @functools.wraps(confirm.resv_lib.resv)
+  def resv(**given):
+    made.append(given)
+    return resv.__wrapped__(**given)
+
   monkeypatch.setattr(confirm, "measure", measure)
   monkeypatch.setattr(
     confirm.words, "load_rooms_model", lambda checkpoint: (model, {})
   )
-  monkeypatch.setattr(
-    confirm.resv_lib,
-    "resv",
-    lambda **given: made.append(given) or resv(**given),
-  )
+  monkeypatch.setattr(confirm.resv_lib, "resv", resv)
   found = confirm.measure_designs(
     {"found": (ratio, CHOICE)}, frames=64, questions=80
   )
