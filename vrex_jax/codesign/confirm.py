@@ -193,8 +193,8 @@ def _measured(
   low, high = against[worst]["ci"]
   return Measured(
     kept=_kept(trace_lib.concatenate(traces)),
-    drop=-float(against[worst]["difference"]),
-    interval=(-float(high), -float(low)),
+    drop=0.0 - float(against[worst]["difference"]),
+    interval=(0.0 - float(high), 0.0 - float(low)),
     accuracy=float(row[worst]),
     row={**row, "minus_full": against},
   )
