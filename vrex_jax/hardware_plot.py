@@ -45,15 +45,7 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     axis.remove()
   for first in range(0, len(groups), columns):
     axes[first].set_ylabel("a frame, ms (modelled)")
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(
-    handles,
-    labels,
-    loc="outside lower center",
-    ncols=len(labels),
-    fontsize=8,
-    frameon=False,
-  )
+  plotting.legend_below(figure, axes[0])
   figure.savefig(path, dpi=150)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vrex_jax.errors import InputError
 
-__all__ = ["check_installed", "figure"]
+__all__ = ["check_installed", "figure", "legend_below"]
 
 
 def check_installed() -> None:
@@ -29,6 +29,24 @@ def figure(**options: Any) -> Any:
     InputError: matplotlib is missing.
   """
   return _figure_type()(**options)
+
+
+def legend_below(figure: Any, axis: Any) -> None:
+  """One legend for a whole figure, in a line below it.
+
+  Args:
+    figure: of `figure`.
+    axis: one of its axes, whose labels are those of all.
+  """
+  handles, labels = axis.get_legend_handles_labels()
+  figure.legend(
+    handles,
+    labels,
+    loc="outside lower center",
+    ncols=len(labels),
+    fontsize=8,
+    frameon=False,
+  )
 
 
 def _figure_type() -> Any:

@@ -72,15 +72,7 @@ def save_fronts(
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)
   axes[0].set_ylabel(f"{label} (modelled)")
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(
-    handles,
-    labels,
-    loc="outside lower center",
-    ncols=len(labels),
-    fontsize=8,
-    frameon=False,
-  )
+  plotting.legend_below(figure, axes[0])
   figure.savefig(path, dpi=150)
 
 
