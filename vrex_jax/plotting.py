@@ -10,6 +10,10 @@ from vrex_jax.errors import InputError
 __all__ = ["check_installed", "figure", "legend_below"]
 
 
+_ENTRY_INCHES = 1.6
+"""Room for one entry of a legend."""
+
+
 def check_installed() -> None:
   """Refuses to begin work whose plot could not be drawn.
 
@@ -32,18 +36,19 @@ def figure(**options: Any) -> Any:
 
 
 def legend_below(figure: Any, axis: Any) -> None:
-  """One legend for a whole figure, in a line below it.
+  """One legend for a whole figure, below it, in as many lines as it needs.
 
   Args:
     figure: of `figure`.
     axis: one of its axes, whose labels are those of all.
   """
   handles, labels = axis.get_legend_handles_labels()
+  fitting = max(1, int(figure.get_figwidth() // _ENTRY_INCHES))
   figure.legend(
     handles,
     labels,
     loc="outside lower center",
-    ncols=len(labels),
+    ncols=min(len(labels), fitting),
     fontsize=8,
     frameon=False,
   )
