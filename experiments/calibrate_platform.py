@@ -271,7 +271,8 @@ def _agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
   return {
     "mean_absolute_error": float(errors.mean()),
     "largest_error": float(errors.max()),
-    "pairs_in_order": float(right.mean()) if len(right) else 1.0,
+    "pairs_in_order": int(right.sum()),
+    "pairs": len(right),
   }
 
 
@@ -322,7 +323,8 @@ def main(arguments: Sequence[str]) -> None:
     print(
       f"\nmean absolute error {100 * agreement['mean_absolute_error']:.1f} %,"
       f" largest {100 * agreement['largest_error']:.1f} %;"
-      f" {100 * agreement['pairs_in_order']:.0f} % of pairs in order"
+      f" {agreement['pairs_in_order']} of {agreement['pairs']} pairs of"
+      " cells in order"
     )
   _say_load(before)
   if _OUT.value is not None:

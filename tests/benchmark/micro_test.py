@@ -34,8 +34,31 @@ def test_every_program_is_lowered_and_counts_what_it_does():
   }
   assert shapes["gather"][0] == (4.0 * 2**16 * 128,)
   assert shapes["slot"][1].shape == (4, 4096)
-  names = "score weigh gather copy slot lookup compare operation"
+  names = "merge score weigh gather copy slot lookup compare operation"
   assert set(shapes) == set(names.split())
+
+
+def test_operations_of_a_turn_are_those_of_the_compiled_loop():
+  """XLA fuses some updates and copies between others; all are counted."""
+  values = np.zeros(512, np.float32)
+  text = jax.jit(micro._idle).lower(values).compile().as_text()
+  assert 4 <= micro._operations_of_a_turn(text) <= 40
+
+  def turn(step, carry):
+    del step
+    return jax.numpy.cumsum(carry)
+
+  loop = jax.jit(lambda carry: jax.lax.fori_loop(0, 9, turn, carry))
+  text = loop.lower(values).compile().as_text()
+  assert micro._operations_of_a_turn(text) >= 2  # The sum and the counter.
+
+
+def test_repeated_attention_stays_in_range():
+  """Neither too large nor below what float32 takes for zero."""
+  held = jax.random.normal(jax.random.key(0), (2, 1, 256, 128))
+  query = jax.random.normal(jax.random.key(1), (1, 4, 128))
+  out = np.abs(micro._attend_held(query, held))
+  assert 1e-6 < np.median(out) < 1e6
 
 
 def test_the_disk_is_read_and_left_as_it_was(tmp_path):

@@ -19,14 +19,20 @@ COSTS = params.CpuParameters(
   plain_flops_per_s=100e9,
   attend_bytes_per_s=12e9,
   attend_flops_per_s=90e9,
+  held_bytes_per_s=40e9,
+  held_flops_per_s=110e9,
+  search_row_s=2e-6,
+  search_score_s=2e-9,
+  search_far_score_s=5e-9,
   gather_bytes_per_s=8e9,
   copy_bytes_per_s=8e9,
   score_s=0.6e-9,
   weigh_s=0.2e-9,
+  merge_s=0.3e-9,
   slot_s=30e-9,
   lookup_s=1e-9,
   compare_s=2e-9,
-  operation_s=1e-6,
+  operation_s=50e-9,
 )
 PLATFORM = points.platform().replace(cpu=COSTS)
 
@@ -63,10 +69,42 @@ def test_the_past_costs_in_proportion():
   assert none < 0.01 * full
 
 
-def test_choosing_all_costs_more_than_taking_all():
+def test_choosing_all_reads_the_past_once_and_costs_more():
+  """The gather reads it from memory; attention finds it in the cache."""
   everything = spent(share=1.0)
-  assert everything.attention_s == spent().attention_s
+  past = 2 * 8 * 4 * 128 * 4 * 8192
+  scores = 8 * 16 * 10 * (8192 + 10)
+  work = 4 * 128 * scores / 110e9 + 0.6e-9 * scores
+  merged = 0.3e-9 * 8 * 4 * 32 * 40 * 128
+  assert everything.attention_s == pytest.approx(
+    past / 40e9 + work + merged, rel=1e-6
+  )
+  assert everything.gather_s == pytest.approx(
+    past / 8e9 + 30e-9 * 8 * 4 * 8192, rel=1e-6
+  )
   assert everything.total_s > spent().total_s
+
+
+def test_a_selection_is_gathered_in_whole_groups():
+  """A slot of each of four heads fills an item of 256, eight are a group."""
+  one, group = spent(share=1e-4), spent(share=512 / 8192)
+  assert one == group
+  assert spent(share=513 / 8192).gather_s == 2 * group.gather_s
+
+
+def test_scores_that_leave_the_cache_cost_more_to_search():
+  """Of 784 rows 2816 clusters, 90 112 slots, are more than 8 MiB."""
+  slots = [32 * 256 * blocks for blocks in (10, 11)]
+  near, far = (
+    spent(frame_tokens=196, cached_tokens=count, share=0.1).selection_s
+    for count in slots
+  )
+  cheap = PLATFORM.replace(cpu=COSTS.replace(search_far_score_s=2e-9))
+  as_near = cpu.step_time(
+    cheap, DECODER, cached_tokens=slots[1], frame_tokens=196, share=0.1
+  ).selection_s
+  assert as_near == pytest.approx(1.1 * near, rel=0.02)
+  assert far - as_near == pytest.approx(8 * 4 * 784 * 2816 * 3e-9, rel=1e-6)
 
 
 def test_a_smaller_share_is_cheaper_but_choosing_stays():

@@ -8,17 +8,22 @@ decoder step.
 
   part         counts of a layer                            each costs
   dense_s      weight bytes, operations                     panels or plain
-  attention_s  bytes of keys and values, operations;        attend rates
+  attention_s  bytes of keys and values, operations;        attend rate, or held
                scores M · n                                 score_s
+               M H results of an item are added to its row  merge_s
   gather_s     2 K n rows of H numbers; K n slots found     gather rate, slot_s
-  selection_s  M · C · H products; 22 M C weighed scores;   attend rate, weigh_s
+  selection_s  M · C · H products and M · C scores written; held rate, weigh_s
+               K clusters' mean keys                        attend rate
+               M rows' thresholds over M · C scores         search_*_s
                K S slots look their cluster up; T K C codes lookup_s, compare_s
   overhead_s   operations of the program                    operation_s
 
-with n attended tokens, M = T N rows of queries, C = S / 32 clusters. A product
-takes bytes / rate + operations / rate: reading the kernel (and packing it) does
-not overlap with arithmetic on one core, which is what its times at several row
-counts show.
+with n attended tokens in whole groups of the work list, M = T N rows of
+queries, C = S / 32 clusters in whole blocks. A product takes bytes / rate +
+operations / rate: reading the kernel (and packing it) does not overlap with
+arithmetic on one core, which is what its times at several row counts show. The
+past is read from memory once: by attention itself where all of it is attended,
+by the gather where it is chosen, and then attention finds it in the cache.
 """
 
 import math
@@ -28,6 +33,8 @@ from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import params
 from vrex_jax.hwmodel import retrieval
 from vrex_jax.models import config as config_lib
+from vrex_jax.models import work_list
+from vrex_jax.resv import blocks
 from vrex_jax.typing import Float
 
 __all__ = ["MOST_PANEL_ROWS", "StepTime", "check", "step_time"]
@@ -35,16 +42,23 @@ __all__ = ["MOST_PANEL_ROWS", "StepTime", "check", "step_time"]
 MOST_PANEL_ROWS = 32
 """Rows up to which kernels lie in panels (`models.dense.MOST_ROWS`)."""
 _VALUE_BYTES = 4.0
-_CHUNK = 256
-"""Slots of an item of the work list: a selection is rounded up to it."""
-_WEIGHED = 22.0
-"""Readings of a row's scores until its threshold is found: 1 for the sums, 6
-for the bucket and 15 of bisection (`resv.wicsum`)."""
+_SCORE_PASSES = 2.0
+"""A score is divided by its cluster's tokens and written."""
+_FAR_BYTES = 2**23
+"""A head's scores beyond this are read from memory each time: between the two
+sizes of table whose searches are measured, 3 and 13 MB."""
 _LAYER_OPERATIONS = 60.0
-_LOOP_OPERATIONS = 15.0
-"""Program operations of a layer and of a step of an attention loop. Assumed."""
+_PREFIX_OPERATIONS = 16.0
+_CHOICE_OPERATIONS = 40.0
+_HEAD_OPERATIONS = 34.0
+_BLOCK_OPERATIONS = 39.0
+_GROUP_OPERATIONS = 37.0
+"""Operations that a trace of the compiled step executes (4K to 131K slots, 10
+and 196 tokens): of a layer, and of a turn of the loop over a past that is
+attended whole; where it is chosen, of a layer further, of a head, of a head's
+block of clusters and of a group of the work list. Those of a search are in its
+time."""
 _PREFIX_CHUNK = 512
-_GROUP = 8
 
 
 class StepTime(NamedTuple):
@@ -106,31 +120,84 @@ def step_time(
     InputError: the platform has no CPU terms.
   """
   cpu = check(platform)
-  kv_heads, width = decoder.num_kv_heads, decoder.head_dim
-  rows = frame_tokens * decoder.group_size  # of one KV head
-  attended = float(cached_tokens)
-  if share is not None:
-    attended = _CHUNK * math.ceil(share * cached_tokens / _CHUNK)
-  own_macs = 2.0 * width * decoder.num_heads * frame_tokens**2
-  macs = 2.0 * width * rows * kv_heads * attended + own_macs
-  scores = float(rows * kv_heads) * (attended + frame_tokens)
-  kv_bytes = 2.0 * kv_heads * width * _VALUE_BYTES * attended
-  layer = StepTime(
-    dense_s=_dense_s(cpu, decoder, frame_tokens),
-    attention_s=kv_bytes / cpu.attend_bytes_per_s
+  if share is None:
+    layer = _whole_past(cpu, decoder, cached_tokens, frame_tokens)
+  else:
+    layer = _chosen_past(cpu, decoder, cached_tokens, frame_tokens, share)
+  return StepTime(*(decoder.num_layers * part for part in layer))
+
+
+def _whole_past(
+  cpu: params.CpuParameters,
+  decoder: config_lib.DecoderConfig,
+  cached: int,
+  tokens: int,
+) -> StepTime:
+  macs = 2.0 * decoder.head_dim * decoder.num_heads * tokens * cached
+  scores = float(tokens * decoder.num_heads * cached)
+  turns = math.ceil(cached / _PREFIX_CHUNK)
+  operations = _LAYER_OPERATIONS + _PREFIX_OPERATIONS * turns
+  return StepTime(
+    dense_s=_dense_s(cpu, decoder, tokens),
+    attention_s=_kv_bytes(decoder, cached) / cpu.attend_bytes_per_s
     + 2.0 * macs / cpu.attend_flops_per_s
-    + scores * cpu.score_s,
+    + scores * cpu.score_s
+    + _own_chunk_s(cpu, decoder, tokens),
     gather_s=0.0,
     selection_s=0.0,
-    overhead_s=_overhead_s(cpu, attended, kv_heads, share),
+    overhead_s=operations * cpu.operation_s,
   )
-  if share is not None:
-    layer = layer._replace(
-      gather_s=kv_bytes / cpu.gather_bytes_per_s
-      + kv_heads * attended * cpu.slot_s,
-      selection_s=_selection_s(cpu, decoder, cached_tokens, frame_tokens),
-    )
-  return StepTime(*(decoder.num_layers * part for part in layer))
+
+
+def _chosen_past(
+  cpu: params.CpuParameters,
+  decoder: config_lib.DecoderConfig,
+  cached: int,
+  tokens: int,
+  share: float,
+) -> StepTime:
+  heads, rows = decoder.num_kv_heads, tokens * decoder.group_size
+  group = work_list.group_size(rows)
+  items = heads * math.ceil(share * cached / work_list.CHUNK)
+  groups = math.ceil(items / group)
+  gathered = float(groups * group * work_list.CHUNK)  # Slots, of all heads.
+  macs = 2.0 * decoder.head_dim * rows * gathered
+  kv_bytes = 2.0 * decoder.head_dim * _VALUE_BYTES * gathered
+  clusters = cached / retrieval.TOKENS_PER_CLUSTER
+  table_blocks = math.ceil(clusters / blocks.BLOCK)
+  operations = (
+    _LAYER_OPERATIONS
+    + _CHOICE_OPERATIONS
+    + heads * (_HEAD_OPERATIONS + _BLOCK_OPERATIONS * table_blocks)
+    + _GROUP_OPERATIONS * groups
+  )
+  return StepTime(
+    dense_s=_dense_s(cpu, decoder, tokens),
+    attention_s=kv_bytes / cpu.held_bytes_per_s
+    + 2.0 * macs / cpu.held_flops_per_s
+    + rows * gathered * cpu.score_s
+    + groups * group * rows * decoder.head_dim * cpu.merge_s
+    + _own_chunk_s(cpu, decoder, tokens),
+    gather_s=kv_bytes / cpu.gather_bytes_per_s + gathered * cpu.slot_s,
+    selection_s=heads
+    * _head_choice_s(cpu, decoder, rows, blocks.BLOCK * table_blocks)
+    + heads * cached * cpu.lookup_s
+    + tokens * heads * clusters * cpu.compare_s,
+    overhead_s=operations * cpu.operation_s,
+  )
+
+
+def _kv_bytes(decoder: config_lib.DecoderConfig, tokens: float) -> float:
+  width = decoder.num_kv_heads * decoder.head_dim
+  return 2.0 * width * _VALUE_BYTES * tokens
+
+
+def _own_chunk_s(
+  cpu: params.CpuParameters, decoder: config_lib.DecoderConfig, tokens: int
+) -> Float | float:
+  scores = float(decoder.num_heads * tokens**2)
+  operations = 4.0 * decoder.head_dim * scores
+  return operations / cpu.held_flops_per_s + scores * cpu.score_s
 
 
 def _dense_s(
@@ -151,33 +218,21 @@ def _dense_s(
   return product_s + passes * cpu.weigh_s
 
 
-def _selection_s(
+def _head_choice_s(
   cpu: params.CpuParameters,
   decoder: config_lib.DecoderConfig,
-  cached: int,
-  tokens: int,
+  rows: int,
+  clusters: int,
 ) -> Float | float:
-  clusters = cached / retrieval.TOKENS_PER_CLUSTER
-  kv_heads, width = decoder.num_kv_heads, decoder.head_dim
-  scores = tokens * decoder.num_heads * clusters
-  table_bytes = kv_heads * clusters * width * _VALUE_BYTES
+  """Scores of one head's rows for clusters, and the rows' thresholds."""
+  width, scores = decoder.head_dim, float(rows * clusters)
+  search_s = cpu.search_score_s
+  if _VALUE_BYTES * scores > _FAR_BYTES:
+    search_s = cpu.search_far_score_s
   return (
-    table_bytes / cpu.attend_bytes_per_s
-    + 2.0 * scores * width / cpu.attend_flops_per_s
-    + _WEIGHED * scores * cpu.weigh_s
-    + kv_heads * cached * cpu.lookup_s
-    + tokens * kv_heads * clusters * cpu.compare_s
+    _VALUE_BYTES * clusters * width / cpu.attend_bytes_per_s
+    + 2.0 * scores * width / cpu.held_flops_per_s
+    + _SCORE_PASSES * scores * cpu.weigh_s
+    + rows * cpu.search_row_s
+    + scores * search_s
   )
-
-
-def _overhead_s(
-  cpu: params.CpuParameters,
-  attended: float,
-  kv_heads: int,
-  share: float | None,
-) -> Float | float:
-  steps = attended / _PREFIX_CHUNK
-  if share is not None:
-    steps = kv_heads * attended / (_CHUNK * _GROUP)
-  operations = _LAYER_OPERATIONS + _LOOP_OPERATIONS * math.ceil(steps)
-  return operations * cpu.operation_s

@@ -235,10 +235,16 @@ class CpuParameters(flax.struct.PyTreeNode):
     plain_flops_per_s: likewise.
     attend_bytes_per_s: the same of the products of attention.
     attend_flops_per_s: likewise.
+    held_bytes_per_s: the same of products over what was gathered just before.
+    held_flops_per_s: likewise.
+    search_row_s: finding a row's threshold, what does not grow with scores.
+    search_score_s: of it for every score of a table that stays in the cache.
+    search_far_score_s: of one that does not.
     gather_bytes_per_s: copying rows of the cache from random places.
     copy_bytes_per_s: copying what lies together; read once, written once.
     score_s: softmax of one score.
     weigh_s: one term of a masked sum that stays in the cache.
+    merge_s: one number of a group's results added to its row.
     slot_s: finding one chosen slot in a bitmap.
     lookup_s: one slot looks its cluster up.
     compare_s: one pair of hash codes.
@@ -251,10 +257,16 @@ class CpuParameters(flax.struct.PyTreeNode):
   plain_flops_per_s: Float
   attend_bytes_per_s: Float
   attend_flops_per_s: Float
+  held_bytes_per_s: Float
+  held_flops_per_s: Float
+  search_row_s: Float
+  search_score_s: Float
+  search_far_score_s: Float
   gather_bytes_per_s: Float
   copy_bytes_per_s: Float
   score_s: Float
   weigh_s: Float
+  merge_s: Float
   slot_s: Float
   lookup_s: Float
   compare_s: Float
