@@ -39,9 +39,9 @@ def held_by(mine: Bool, view: policy_lib.View, chunk: policy_lib.Chunk) -> Bool:
 def if_needed(needed: Bool, make: Callable[[], Bool], otherwise: Bool) -> Bool:
   """`make()` where needed, else `otherwise`.
 
-  A loop of at most one trip: of streams side by side, each gets its own, and
-  nothing is made while none needs it. `lax.cond` would always make both. What
-  is made must not read the cache, which a loop's inputs are copies of.
+  A loop of at most one trip: of streams side by side each gets its own, and
+  nothing is made while none needs it; `lax.cond` would then always make it.
+  `make` must not read the cache: a loop that does has XLA copy it.
 
   Args:
     needed: b[].
