@@ -15,7 +15,6 @@ from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax.baselines import arguments
 from vrex_jax.baselines import choosing
-from vrex_jax.baselines import keeping
 from vrex_jax.typing import Bool, Float, Int
 
 __all__ = ["State", "infinipot_v"]
@@ -123,19 +122,13 @@ def infinipot_v(
     first = jnp.max(chunk.frame) - jnp.maximum(frames.astype(jnp.int32), 1)
     recent = member & (view.slots.frame > first)
     changed = -_likeness(state.patch, view, recent, length)
+    score = jnp.where(member & ~recent, changed, -jnp.inf)
+    part = changed_share * state.target.astype(jnp.float32)
+    forced = recent | choosing.highest(score, part.astype(jnp.int32))
+    score = jnp.where(member, jnp.where(forced, jnp.inf, state.norm), -jnp.inf)
+    kept = choosing.highest(score, state.target)
     full = jnp.sum(member, axis=-1, keepdims=True) > state.memory
-
-    def compressed():
-      score = jnp.where(member & ~recent, changed, -jnp.inf)
-      part = changed_share * state.target.astype(jnp.float32)
-      forced = recent | choosing.highest(score, part.astype(jnp.int32))
-      norm = jnp.where(forced, jnp.inf, state.norm)
-      score = jnp.where(member, norm, -jnp.inf)
-      kept = choosing.highest(score, state.target)
-      return jnp.where(full & member, kept, live)
-
-    keep = keeping.if_needed(jnp.any(full), compressed, live)
-    return state, keep, counts
+    return state, jnp.where(full & member, kept, live), counts
 
   def move(state, source):
     take = lambda table: jnp.take_along_axis(table, source, axis=-1)
