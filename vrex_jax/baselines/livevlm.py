@@ -15,6 +15,7 @@ from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax.baselines import arguments
 from vrex_jax.baselines import choosing
+from vrex_jax.baselines import keeping
 from vrex_jax.baselines import window as window_lib
 from vrex_jax.models import rotary
 from vrex_jax.typing import Bitmap, Bool, Float, Int
@@ -169,15 +170,19 @@ def livevlm(
     weight = window_lib.attention(window, view, vision)
     shape = live.shape[0], live.shape[1], -1, live.shape[-1]
     weight = jnp.mean(weight.reshape(shape), axis=2)
-    kept = bucketed(
-      jnp.where(member, weight, -jnp.inf),
-      slots.position,
-      state.memory,
-      bucket_tokens,
-      unconditional,
-    )
     full = jnp.sum(member, axis=-1, keepdims=True) > state.memory
-    keep = jnp.where(full & member, kept, live)
+
+    def compressed():
+      kept = bucketed(
+        jnp.where(member, weight, -jnp.inf),
+        slots.position,
+        state.memory,
+        bucket_tokens,
+        unconditional,
+      )
+      return jnp.where(full & member, kept, live)
+
+    keep = keeping.if_needed(jnp.any(full), compressed, live)
     return state.replace(window=window), keep, counts
 
   def move(state, source):
@@ -212,8 +217,8 @@ def bucketed(
   Args:
     score: f32[..., S]; -inf for slots that are no candidates.
     position: i32[..., S], not negative.
-    memory: i32[], most tokens kept.
-    bucket_tokens: room of a bucket.
+    memory: i32[], most tokens kept; at most S.
+    bucket_tokens: room of a bucket; the work grows with it.
     unconditional: share of the candidates kept wherever they are.
 
   Returns:
@@ -228,29 +233,39 @@ def bucketed(
   buckets = jnp.maximum(memory // bucket_tokens, 1)
   stretch = length.astype(jnp.float32) / buckets.astype(jnp.float32)
   bucket = jnp.floor(position.astype(jnp.float32) / stretch).astype(jnp.int32)
-  # By bucket, strong tokens first, then by falling score: the place of a token
-  # inside its bucket says whether there is room.
-  outside = jnp.where(member, bucket, jnp.int32(2**30))
-  key = jnp.where(strong, -jnp.inf, -score)
-  order = jnp.lexsort((key, outside), axis=-1)
-  sorted_bucket = jnp.take_along_axis(outside, order, axis=-1)
-  index = jnp.broadcast_to(jnp.arange(score.shape[-1]), score.shape)
-  begins = jnp.concatenate(
-    [
-      jnp.ones_like(member[..., :1]),
-      sorted_bucket[..., 1:] != sorted_bucket[..., :-1],
-    ],
-    axis=-1,
-  )
-  start = jax.lax.cummax(jnp.where(begins, index, 0), axis=index.ndim - 1)
-  place = jnp.take_along_axis(
-    index - start, jnp.argsort(order, axis=-1), axis=-1
-  )
-  room = member & ~strong & (place < bucket_tokens)
+  # Strong tokens have their bucket's room first.
+  rank = jnp.where(strong, jnp.inf, score)
+  room = _best_of_buckets(rank, bucket, bucket_tokens) & ~strong
   rest = choosing.highest(
     jnp.where(room, score, -jnp.inf), (memory - first)[..., 0]
   )
   return strong | rest
+
+
+@functools.partial(jnp.vectorize, excluded=(2,), signature="(s),(s)->(s)")
+def _best_of_buckets(score: Float, bucket: Int, number: int) -> Bool:
+  """The `number` best of every bucket, of equal ones the first: b[S].
+
+  A pass over the slots for each of them: sorting costs a CPU far more.
+
+  Args:
+    score: f32[S]; -inf is never chosen.
+    bucket: i32[S], at most S for candidates.
+    number: static.
+  """
+  slots = score.shape[0]
+  index = jnp.arange(slots)
+  bucket = jnp.clip(bucket, 0, slots)  # past the end: of no candidate
+
+  def choose(_, left):
+    best = jax.ops.segment_max(left, bucket, slots + 1)[bucket]
+    wins = (left == best) & (left > -jnp.inf)
+    place = jnp.where(wins, index, slots)
+    first = jax.ops.segment_min(place, bucket, slots + 1)[bucket]
+    return jnp.where(index == first, -jnp.inf, left)
+
+  left = jax.lax.fori_loop(0, number, choose, score)
+  return left != score
 
 
 def _unrotated(frequencies: Float, view: policy_lib.View, layer: int) -> Float:
@@ -275,12 +290,15 @@ def _best_pages(
   room = -(-slots // page)
   place = (jnp.cumsum(member, axis=-1) - 1) // page
   place = jnp.where(member, place, room)
-  total = jax.vmap(lambda rows, at: jax.ops.segment_sum(rows, at, room + 1))
-  ones = member.astype(jnp.float32)[..., None]
-  size = total(ones, place)[:, :room]
-  mean = total(raw * ones, place)[:, :room] / jnp.maximum(size, 1.0)
+  add = jax.vmap(lambda rows, at: jax.ops.segment_sum(rows, at, room + 1))
+  rows = raw * member.astype(jnp.float32)[..., None]
+  # All pages but the last one are full.
+  before = page * jnp.arange(room)[None]
+  size = jnp.clip(jnp.sum(member, axis=-1, keepdims=True) - before, 0, page)
+  held = size > 0
+  divisor = jnp.maximum(size, 1).astype(jnp.float32)
+  mean = add(rows, place)[:, :room] / divisor[..., None]
   score = jnp.einsum("kh,kph->kp", asked, mean)
-  held = size[..., 0] > 0
   number = jnp.sum(held, axis=-1, dtype=jnp.int32)
   wanted = jnp.ceil(ratio * number.astype(jnp.float32)).astype(jnp.int32)
   chosen = choosing.highest(jnp.where(held, score, -jnp.inf), wanted)

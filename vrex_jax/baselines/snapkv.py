@@ -153,9 +153,11 @@ def pooled(weight: Float, member: Bool, kernel: int, pooling: str) -> Float:
   Returns:
     f32[..., S], -inf for non-members.
   """
-  order = jnp.argsort(~member, axis=-1, stable=True)
-  take = lambda table: jnp.take_along_axis(table, order, axis=-1)
-  side = jnp.where(take(member), take(weight), 0.0)
+  slots = weight.shape[-1]
+  rank = jnp.cumsum(member, axis=-1, dtype=jnp.int32) - 1
+  put = lambda row, at: jnp.zeros_like(row).at[at].set(row, mode="drop")
+  put = jnp.vectorize(put, signature="(s),(s)->(s)")
+  side = put(weight, jnp.where(member, rank, slots))
   half = kernel // 2
   padding = [(0, 0)] * (side.ndim - 1) + [(half, half)]
   wide = jnp.pad(side, padding)
@@ -165,6 +167,5 @@ def pooled(weight: Float, member: Bool, kernel: int, pooling: str) -> Float:
   ]
   stacked = jnp.stack(shifted)
   found = stacked.mean(axis=0) if pooling == "mean" else stacked.max(axis=0)
-  back = jnp.argsort(order, axis=-1)
-  found = jnp.take_along_axis(found, back, axis=-1)
+  found = jnp.take_along_axis(found, jnp.maximum(rank, 0), axis=-1)
   return jnp.where(member, found, -jnp.inf)
