@@ -131,6 +131,14 @@ _STEPS = flags.DEFINE_integer("steps", 100, "Of Adam, a round.", 1, 100000)
 _CHOICES = flags.DEFINE_integer(
   "choices", 4, "Static choices that are left after screening.", 1, 1000
 )
+_ATTEMPTS = flags.DEFINE_integer(
+  "attempts",
+  3,
+  "Searches at most, each under a tighter modelled limit, where the real run"
+  " loses more than --max_accuracy_drop.",
+  1,
+  20,
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the starts.", 0, command.MAX_SEED)
 _SEEDS = flags.DEFINE_integer(
   "seeds", 5, "Seeds of the comparison, from --seed on.", 1, 100
@@ -175,6 +183,14 @@ def _check_flags() -> None:
   if _COMPARATORS.value:
     comparators.check_installed()
   command.check_out(_OUT.value, (*_FILES, _SEARCH, _STEPS_FILE))
+  if _OUT.value is not None and not _RESUME.value:
+    begun = pathlib.Path(_OUT.value) / _STEPS_FILE
+    if begun.exists():
+      raise InputError(
+        f"--out {_OUT.value} holds a study that was begun ({_STEPS_FILE}); it"
+        " is not overwritten: add --resume to go on with it, or name another"
+        " folder"
+      )
   if _OUT.value is not None:
     plotting.check_installed()
 
@@ -267,7 +283,7 @@ def _study() -> campaign_types.Study:
   )
 
 
-def _say_assumptions(held_out: bool) -> None:
+def _say_assumptions() -> None:
   print(
     f"shares of the shipped model are transferred to {_MODEL.value} by relative"
     " depth: another model might choose otherwise"
@@ -276,7 +292,7 @@ def _say_assumptions(held_out: bool) -> None:
     "a turn is 26 frames, a question of 25 tokens and 39 answer tokens, at"
     f" {_CACHE_TOKENS.value} cached tokens, batch {_BATCH.value}"
   )
-  if not held_out:
+  if _HELD_OUT.value is None:
     print(
       "no --held_out_curves: designs are judged by the curves that were"
       " searched"
@@ -309,7 +325,7 @@ def main(arguments: Sequence[str]) -> None:
   started = time.time()
   _check_flags()
   study = _study()
-  _say_assumptions(_HELD_OUT.value is not None)
+  _say_assumptions()
   with interrupt.graceful(_ANSWER) as stopped:
     results = _results(study, stopped)
   if results is None:
@@ -328,6 +344,7 @@ def _results(
     questions=_questions(),
     simulated_points=1 if _SMOKE.value else _SIMULATED.value,
     choices=_CHOICES.value,
+    attempts=_ATTEMPTS.value,
     seeds=range(_SEED.value, _SEED.value + _SEEDS.value)
     if _COMPARATORS.value
     else (),
