@@ -29,6 +29,7 @@ Hardware: any CPU. Minutes: under one with --smoke, about ten without, and some
 for each seed of the comparators.
 """
 
+import contextlib
 import functools
 import pathlib
 import sys
@@ -53,6 +54,7 @@ from vrex_jax.codesign import report
 from vrex_jax.codesign import setting
 from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import start as start_lib
+from vrex_jax.codesign import study as study_lib
 from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import platforms
 from vrex_jax.hwmodel import units
@@ -106,8 +108,8 @@ _CURVES = flags.DEFINE_string(
 _HELD_OUT = flags.DEFINE_string(
   "held_out_curves",
   None,
-  "Exact curves of another stream, that designs are judged by. Default: those"
-  " of --curves.",
+  "Exact curves of another stream, that designs are judged by; empty: those of"
+  " --curves. Default: the package's, or none beside --curves.",
 )
 _POINTS = flags.DEFINE_string(
   "accuracy_points", None, "Measured points. Default: the package's."
@@ -247,14 +249,12 @@ def _questions() -> int:
 def _study() -> campaign_types.Study:
   description = platforms.named(_PLATFORM.value)
   curves = setting.read_curves(_CURVES.value)
-  held_out = (
-    curves if _HELD_OUT.value is None else setting.read_curves(_HELD_OUT.value)
-  )
+  held_out = setting.held_out_curves(_HELD_OUT.value, _CURVES.value)
   space = _space(description, curves.kept.shape[2:4])
   problem = setting.problem_of(
     description,
     curves,
-    held_out,
+    curves if held_out is None else held_out,
     setting.drop_of(_POINTS.value),
     model=_MODEL.value,
     cached_tokens=_CACHE_TOKENS.value,
@@ -292,7 +292,7 @@ def _say_assumptions() -> None:
     "a turn is 26 frames, a question of 25 tokens and 39 answer tokens, at"
     f" {_CACHE_TOKENS.value} cached tokens, batch {_BATCH.value}"
   )
-  if _HELD_OUT.value is None:
+  if not _HELD_OUT.value and (_CURVES.value or _HELD_OUT.value == ""):
     print(
       "no --held_out_curves: designs are judged by the curves that were"
       " searched"
@@ -326,14 +326,27 @@ def main(arguments: Sequence[str]) -> None:
   _check_flags()
   study = _study()
   _say_assumptions()
-  with interrupt.graceful(_ANSWER) as stopped:
-    results = _results(study, stopped)
+  try:
+    with interrupt.graceful(_ANSWER) as stopped:
+      results = _results(study, stopped)
+  except study_lib.InfeasibleError:
+    _forget(study)
+    raise
   if results is None:
     print("interrupted; the same command with --resume goes on")
     sys.exit(130)
   _print(results)
   if _OUT.value is not None:
     _write(study, results, started)
+
+
+def _forget(study: campaign_types.Study) -> None:
+  """Leaves nothing of a study that cannot go on."""
+  for path in (study.search, study.ledger.path):
+    if path is not None:
+      path.unlink(missing_ok=True)
+      with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def _results(

@@ -73,7 +73,7 @@ class AttemptSteps:
     """What can be built, judged by exact held-out curves.
 
     Raises:
-      InputError: nothing around the first optimum keeps the limits.
+      InfeasibleError: nothing around the first optimum keeps the limits.
     """
     limits = self.searched.limits.replace(accuracy_drop=limit)
 
@@ -122,18 +122,12 @@ def placed(space: space_lib.Space, found: descent.Found) -> study_lib.Designed:
 
 def search_again(
   searched: extras.Searched, limits: objective_lib.Limits
-) -> study_lib.Designed:
-  """The whole search under other limits, rounded.
-
-  Raises:
-    InputError: no design keeps them.
-  """
+) -> study_lib.Designed | None:
+  """The descent under other limits, rounded; None where nothing keeps them."""
   found, _ = extras.again(searched, seed=searched.plan.seed, limits=limits)
-  at = placed(searched.space, found)
   if not found.feasible:
-    study_lib.refuse(searched.pricer, at, limits, exact=False)
-  rounded = _rounded(searched, at, limits, must=True)
-  return at if rounded is None else rounded
+    return None
+  return _rounded(searched, placed(searched.space, found), limits, must=False)
 
 
 def _rounded(

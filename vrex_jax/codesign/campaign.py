@@ -57,7 +57,7 @@ def run(
     The results; None when stopped before.
 
   Raises:
-    InputError: no design keeps all limits.
+    InfeasibleError: no design keeps all limits (`study`).
   """
   try:
     return _Campaign(study, options, bar, stopped).run()
@@ -297,12 +297,15 @@ class _Campaign:
   ) -> None:
     """The same search at the power that the paper's sizing itself has."""
     limits = self.limits.replace(power_w=power_w, accuracy_drop=accuracy_drop)
-    rounded = study_lib.designed(
-      self.ledger.step(
-        "at the paper's power",
-        lambda: attempt_steps.search_again(searched, limits).as_json(),
-      )
-    )
+
+    def make():
+      found = attempt_steps.search_again(searched, limits)
+      return None if found is None else found.as_json()
+
+    kept = self.ledger.step("at the paper's power", make)
+    if kept is None:
+      return
+    rounded = study_lib.designed(kept)
     (placed,) = self.pricer.place([rounded.design], rounded.choice)
     verdict = band.by_model(self.pricer, placed, start, limits)
     self._note(

@@ -28,6 +28,7 @@ from vrex_jax.errors import InputError
 __all__ = [
   "Described",
   "Designed",
+  "InfeasibleError",
   "after_rounding",
   "calibrated_ratio",
   "certify",
@@ -38,6 +39,10 @@ __all__ = [
   "refuse",
   "screen",
 ]
+
+
+class InfeasibleError(InputError):
+  """No design keeps all limits."""
 
 
 class Designed(NamedTuple):
@@ -123,10 +128,10 @@ def refuse(
   """Says which limits the nearest design passes.
 
   Raises:
-    InputError: always.
+    InfeasibleError: always.
   """
   found = describe(pricer, nearest, limits, exact=exact)
-  raise InputError(
+  raise InfeasibleError(
     report.infeasible(
       found.passed.tolist(), found.figures, nearest.design, limits
     )
