@@ -152,7 +152,7 @@ _CERTIFICATE = flags.DEFINE_bool(
   "certificate", False, "Hold the descent against brute force on a small grid."
 )
 _FRAMES = flags.DEFINE_integer(
-  "confirm_frames", 512, "Frames of a stream of the real run.", 16, 8192
+  "confirm_frames", 512, "Frames of a stream of the real run.", 64, 8192
 )
 _QUESTIONS = flags.DEFINE_integer(
   "confirm_questions",
