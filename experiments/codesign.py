@@ -29,6 +29,7 @@ Hardware: any CPU. Minutes: under one with --smoke, about ten without, and some
 for each seed of the comparators.
 """
 
+import contextlib
 import functools
 import pathlib
 import sys
@@ -53,6 +54,7 @@ from vrex_jax.codesign import report
 from vrex_jax.codesign import setting
 from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import start as start_lib
+from vrex_jax.codesign import study as study_lib
 from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import platforms
 from vrex_jax.hwmodel import units
@@ -106,8 +108,8 @@ _CURVES = flags.DEFINE_string(
 _HELD_OUT = flags.DEFINE_string(
   "held_out_curves",
   None,
-  "Exact curves of another stream, that designs are judged by. Default: those"
-  " of --curves.",
+  "Exact curves of another stream, that designs are judged by; empty: those of"
+  " --curves. Default: the package's, or none beside --curves.",
 )
 _POINTS = flags.DEFINE_string(
   "accuracy_points", None, "Measured points. Default: the package's."
@@ -131,6 +133,14 @@ _STEPS = flags.DEFINE_integer("steps", 100, "Of Adam, a round.", 1, 100000)
 _CHOICES = flags.DEFINE_integer(
   "choices", 4, "Static choices that are left after screening.", 1, 1000
 )
+_ATTEMPTS = flags.DEFINE_integer(
+  "attempts",
+  3,
+  "Searches at most, each under a tighter modelled limit, where the real run"
+  " loses more than --max_accuracy_drop.",
+  1,
+  20,
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the starts.", 0, command.MAX_SEED)
 _SEEDS = flags.DEFINE_integer(
   "seeds", 5, "Seeds of the comparison, from --seed on.", 1, 100
@@ -142,7 +152,7 @@ _CERTIFICATE = flags.DEFINE_bool(
   "certificate", False, "Hold the descent against brute force on a small grid."
 )
 _FRAMES = flags.DEFINE_integer(
-  "confirm_frames", 512, "Frames of a stream of the real run.", 16, 8192
+  "confirm_frames", 512, "Frames of a stream of the real run.", 64, 8192
 )
 _QUESTIONS = flags.DEFINE_integer(
   "confirm_questions",
@@ -175,6 +185,14 @@ def _check_flags() -> None:
   if _COMPARATORS.value:
     comparators.check_installed()
   command.check_out(_OUT.value, (*_FILES, _SEARCH, _STEPS_FILE))
+  if _OUT.value is not None and not _RESUME.value:
+    begun = pathlib.Path(_OUT.value) / _STEPS_FILE
+    if begun.exists():
+      raise InputError(
+        f"--out {_OUT.value} holds a study that was begun ({_STEPS_FILE}); it"
+        " is not overwritten: add --resume to go on with it, or name another"
+        " folder"
+      )
   if _OUT.value is not None:
     plotting.check_installed()
 
@@ -231,14 +249,12 @@ def _questions() -> int:
 def _study() -> campaign_types.Study:
   description = platforms.named(_PLATFORM.value)
   curves = setting.read_curves(_CURVES.value)
-  held_out = (
-    curves if _HELD_OUT.value is None else setting.read_curves(_HELD_OUT.value)
-  )
+  held_out = setting.held_out_curves(_HELD_OUT.value, _CURVES.value)
   space = _space(description, curves.kept.shape[2:4])
   problem = setting.problem_of(
     description,
     curves,
-    held_out,
+    curves if held_out is None else held_out,
     setting.drop_of(_POINTS.value),
     model=_MODEL.value,
     cached_tokens=_CACHE_TOKENS.value,
@@ -267,7 +283,7 @@ def _study() -> campaign_types.Study:
   )
 
 
-def _say_assumptions(held_out: bool) -> None:
+def _say_assumptions() -> None:
   print(
     f"shares of the shipped model are transferred to {_MODEL.value} by relative"
     " depth: another model might choose otherwise"
@@ -276,7 +292,7 @@ def _say_assumptions(held_out: bool) -> None:
     "a turn is 26 frames, a question of 25 tokens and 39 answer tokens, at"
     f" {_CACHE_TOKENS.value} cached tokens, batch {_BATCH.value}"
   )
-  if not held_out:
+  if not _HELD_OUT.value and (_CURVES.value or _HELD_OUT.value == ""):
     print(
       "no --held_out_curves: designs are judged by the curves that were"
       " searched"
@@ -309,15 +325,28 @@ def main(arguments: Sequence[str]) -> None:
   started = time.time()
   _check_flags()
   study = _study()
-  _say_assumptions(_HELD_OUT.value is not None)
-  with interrupt.graceful(_ANSWER) as stopped:
-    results = _results(study, stopped)
+  _say_assumptions()
+  try:
+    with interrupt.graceful(_ANSWER) as stopped:
+      results = _results(study, stopped)
+  except study_lib.InfeasibleError:
+    _forget(study)
+    raise
   if results is None:
     print("interrupted; the same command with --resume goes on")
     sys.exit(130)
   _print(results)
   if _OUT.value is not None:
     _write(study, results, started)
+
+
+def _forget(study: campaign_types.Study) -> None:
+  """Leaves nothing of a study that cannot go on."""
+  for path in (study.search, study.ledger.path):
+    if path is not None:
+      path.unlink(missing_ok=True)
+      with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def _results(
@@ -328,6 +357,7 @@ def _results(
     questions=_questions(),
     simulated_points=1 if _SMOKE.value else _SIMULATED.value,
     choices=_CHOICES.value,
+    attempts=_ATTEMPTS.value,
     seeds=range(_SEED.value, _SEED.value + _SEEDS.value)
     if _COMPARATORS.value
     else (),

@@ -24,9 +24,10 @@ def test_designs_run_as_found_with_room_for_a_cluster_a_token(monkeypatch):
   )
   asked, made = {}, []
 
-  def measure(model_, ids, policies, shape, *, questions):
+  def measure(model_, ids, policies, shape, *, questions, full, seed):
     asked.update(policies=policies, frames=shape.frames, questions=questions)
-    return [measured() for _ in policies]
+    assert seed not in (0, 1, 2)  # streams of curves and of measured points
+    return full or {"qa": 1.0}, [measured() for _ in policies]
 
   @functools.wraps(confirm.resv_lib.resv)
   def resv(**given):
@@ -49,7 +50,8 @@ def test_designs_run_as_found_with_room_for_a_cluster_a_token(monkeypatch):
   np.testing.assert_array_equal(knob[0], knob[1])
   np.testing.assert_allclose(knob[1:], ratio, rtol=1e-6)
   assert policy.knobs["hamming_threshold"] == 5
-  assert list(found) == ["found"]
+  assert found["full"] == {"qa": 1.0}
+  assert list(found["designs"]) == ["found"]
 
 
 def test_what_was_measured_survives_json():

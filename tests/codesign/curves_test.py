@@ -298,6 +298,20 @@ def test_the_packaged_curves_are_whole():
   assert int(config["frames"]) == 512
 
 
+def test_held_out_curves_are_of_another_stream_made_alike():
+  paths = [curves_lib.packaged_path(held_out=one) for one in (False, True)]
+  first, other = map(curves_lib.config_of, paths)
+  assert first.keys() == other.keys()
+  changed = {name for name in first if first[name] != other[name]}
+  assert changed == {"seed", "curves"}
+  sizes = [path.stat().st_size for path in paths]
+  assert sizes[1] < 1.1 * sizes[0]
+  one, held_out = curves_lib.packaged(), curves_lib.packaged_held_out()
+  assert one.choices == held_out.choices
+  apart = np.abs(np.asarray(one.kept - held_out.kept))
+  assert 0 < apart.mean() < 0.05
+
+
 @pytest.mark.parametrize(
   ("changed", "said"),
   [

@@ -123,6 +123,10 @@ def test_lanes_are_dealt_to_choices_and_differ():
   x = np.asarray(state.x)
   np.testing.assert_array_equal(x[0], x[1])
   assert len(np.unique(x[1:], axis=0)) == 5
+  there = descent.begin_at(state, -1, np.full(x.shape[1], 0.5), 1)
+  np.testing.assert_allclose(there.x[-1], 0.0, atol=1e-6)
+  np.testing.assert_array_equal(there.x[:-1], x[:-1])
+  assert there.choice.tolist() == [1, 0, 1, 0, 1, 1]
   other = descent.start(
     problems.problem(), space, descent.Plan(starts=6, seed=1), [1, 0]
   )

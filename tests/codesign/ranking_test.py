@@ -43,17 +43,27 @@ def test_all_ratios_of_one_sort_are_those_of_the_rule(table):
   """Sums of whole numbers are exact, also at a threshold."""
   scores, counts = table
   ranked = ranking.rank(scores, counts)
-  visited = ranking.buckets_visited(ranked, scores, counts, RATIOS)
+  number = ranking.reached(ranked, RATIOS)
+  visited = ranking.buckets_visited(ranked, number, scores, counts, RATIOS)
+  enters = ranking.enters(ranked, scores, counts)
+  first = ranking.places(ranked, number, scores, counts, RATIOS)
   for place, ratio in enumerate(RATIOS):
     for head in range(HEADS):
       keep, buckets = bisected(
         scores[head], counts[head].astype(np.int32), np.float32(ratio)
       )
       there = counts[head] > 0
-      mine = ranked.enters[head] <= ratio
-      np.testing.assert_array_equal(mine[:, there], np.asarray(keep)[:, there])
+      for mine in (enters[head] <= ratio, first[head] <= place):
+        np.testing.assert_array_equal(
+          mine[:, there], np.asarray(keep)[:, there]
+        )
       if len(np.unique(scores[head][:, there])) > 1:
         np.testing.assert_array_equal(visited[head, :, place], buckets)
+
+
+def entered(scores, counts):
+  """e of every cluster."""
+  return ranking.enters(ranking.rank(scores, counts), scores, counts)
 
 
 def test_what_is_not_there_changes_nothing():
@@ -62,15 +72,14 @@ def test_what_is_not_there_changes_nothing():
   counts = random.integers(1, 9, (1, 6))
   wider = np.concatenate([scores, np.zeros_like(scores)], axis=-1)
   more = np.concatenate([counts, np.zeros_like(counts)], axis=-1)
-  alone = ranking.rank(scores, counts).enters
   np.testing.assert_array_equal(
-    ranking.rank(wider, more).enters[..., :6], alone
+    entered(wider, more)[..., :6], entered(scores, counts)
   )
 
 
 def test_minus_zero_is_zero():
   scores = np.float32([[[3.0, -0.0, 1.0]]])
-  enters = ranking.rank(scores, np.array([[1, 1, 1]])).enters
+  enters = entered(scores, np.array([[1, 1, 1]]))
   np.testing.assert_array_equal(enters, [[[0.0, 1.0, 0.75]]])
 
 
@@ -92,7 +101,7 @@ def test_soft_weights_are_those_of_the_soft_rule(temperature):
   random = np.random.default_rng(2)
   scores = random.standard_normal((1, ROWS, CLUSTERS)).astype(np.float32)
   counts = random.integers(1, 9, (1, CLUSTERS))
-  enters = ranking.rank(scores, counts).enters
+  enters = entered(scores, counts)
   found = ranking.soft_weights(enters, RATIOS, temperature)[0]
   soft = jax.jit(
     functools.partial(relaxed.soft_wicsum, jnp.asarray(scores[0])),

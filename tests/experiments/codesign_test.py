@@ -18,6 +18,10 @@ MISTAKES = {
   "resume": (["--resume"], "--resume is given without --out"),
   "area": (["--area_mm2=0"], "flag --area_mm2=0"),
   "taken": (["--out=taken"], "where design.toml is a folder"),
+  "begun": (["--out=begun"], "holds a study that was begun (steps.json)"),
+  "damaged": (["--out=begun", "--resume"], "steps.json cannot be read"),
+  "drop": (["--max_accuracy_drop=-1"], "flag --max_accuracy_drop=-1"),
+  "held out": (["--held_out_curves=no.npz"], "no.npz cannot be read as curves"),
 }
 
 
@@ -26,6 +30,8 @@ def mistaken(repository, tmp_path_factory):
   """The folder, and how every mistake ended, by name."""
   folder = tmp_path_factory.mktemp("codesign")
   (folder / "taken" / "design.toml").mkdir(parents=True)
+  (folder / "begun").mkdir()
+  (folder / "begun" / "steps.json").write_text("{")
   done = scripts.run_each(
     repository / SCRIPT,
     [case for case, _ in MISTAKES.values()],
@@ -43,7 +49,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(mistaken, name):
   assert line.startswith("error: ")
   assert MISTAKES[name][1] in line
   left = [path for path in folder.iterdir() if path.suffix == ""]
-  assert [path.name for path in left] == ["taken"]
+  assert sorted(path.name for path in left) == ["begun", "taken"]
 
 
 @pytest.mark.slow

@@ -7,13 +7,15 @@ file of states; the same study begun again finds them there.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax import interrupt
+from vrex_jax.codesign import attempt_steps
+from vrex_jax.codesign import attempts as attempts_lib
 from vrex_jax.codesign import band
 from vrex_jax.codesign import campaign_types as types_lib
 from vrex_jax.codesign import confirm
@@ -24,11 +26,9 @@ from vrex_jax.codesign import extras
 from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import pricing
 from vrex_jax.codesign import report
-from vrex_jax.codesign import rounding
 from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import start as start_lib
 from vrex_jax.codesign import study as study_lib
-from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import units
 
 __all__ = ["run"]
@@ -57,7 +57,7 @@ def run(
     The results; None when stopped before.
 
   Raises:
-    InputError: no design keeps all limits.
+    InfeasibleError: no design keeps all limits (`study`).
   """
   try:
     return _Campaign(study, options, bar, stopped).run()
@@ -86,12 +86,10 @@ class _Campaign:
   def run(self) -> types_lib.Results:
     """See `run`."""
     paper, start = self._starts()
-    began = time.monotonic()
     searched, optimum = self._search()
-    seconds = self.ledger.step(
-      "seconds", lambda: round(time.monotonic() - began, 2)
-    )
-    rounded = self._rounded(optimum, self.limits)
+    attempts, of_start = self._attempts(searched, start, optimum)
+    last = attempts[-1]
+    optimum, rounded = last.optimum, last.rounded
     designs = {
       "paper": paper, "start": start, "optimum": optimum, "rounded": rounded
     }  # fmt: skip
@@ -100,13 +98,14 @@ class _Campaign:
       for name, one in designs.items()
     }
     gaps = self._gaps(optimum, rounded)
-    measured = self._measured({"start": start, "rounded": rounded})
-    columns["start, simulated"], was = self._confirmed(start, measured, "start")
-    columns["confirmed"], now = self._confirmed(rounded, measured, "rounded")
-    self._say_measured(measured)
+    columns["start, simulated"], was = self._confirmed(start, of_start)
+    columns["confirmed"], now = self._confirmed(rounded, last.measured)
+    told = self._say_attempts(attempts, of_start, columns["confirmed"])
     verdicts = self._verdicts({"start": was, "rounded": now})
     if "power" in self.broken:
-      self._at_paper_power(searched, columns["paper"]["power_w"], was)
+      self._at_paper_power(
+        searched, columns["paper"]["power_w"], last.limit, was
+      )
     elastic = self.ledger.step(
       "elasticities",
       lambda: elasticity.elasticities(
@@ -118,6 +117,7 @@ class _Campaign:
       ),
     )
     lines = extras.fronts_of(searched, optimum)
+    seconds = round(self.ledger.steps["spent"], 2)
     compared = extras.compared(searched, self.options.seeds, seconds)
     certificate = None
     if self.options.certificate:
@@ -125,11 +125,13 @@ class _Campaign:
         searched, start.choice, small=self.options.small
       )
     searched.go_on()
+    measured = {"start": of_start, "rounded": last.measured}
     return self._results(
       designs, columns, elastic, lines,
       {
         "seconds": seconds,
         "evaluations": extras.evaluations(self.study.plan),
+        "attempts": told,
         "comparators": compared,
         "certificate": certificate,
         "verdicts": verdicts,
@@ -137,6 +139,7 @@ class _Campaign:
         "measured": {
           name: {"drop": one.drop, "interval": list(one.interval)}
           for name, one in measured.items()
+          if one is not None
         },
       },
     )  # fmt: skip
@@ -176,8 +179,13 @@ class _Campaign:
   def _search(self) -> tuple[extras.Searched, study_lib.Designed]:
     """Screens static choices, then descends from many starts."""
     study, plan = self.study, self.study.plan
+    began = time.monotonic() - self.ledger.steps.get("spent", 0.0)
+    spent = lambda: self.ledger.put("spent", time.monotonic() - began)
     advance = descent.make_round(study.problem, self.space, plan)
-    kept = self.ledger.step("choices", lambda: self._screened(advance))
+    if "choices" not in self.ledger.steps:
+      self.ledger.put("choices", self._screened(advance))
+      spent()
+    kept = self.ledger.steps["choices"]
     searched = extras.Searched(
       pricer=self.pricer, space=self.space, limits=self.limits, plan=plan,
       advance=advance, kept=kept, step=self.ledger.step, bar=self.bar,
@@ -194,13 +202,18 @@ class _Campaign:
       if study.search is not None:
         study.search.parent.mkdir(parents=True, exist_ok=True)
         descent.save(state, study.search, study.settings)
+      spent()
 
     state = descent.run(
       study.problem, self.space, self.limits, plan, state=state,
       advance=advance, told=after, stopped=self.stopped,
     )  # fmt: skip
     searched.go_on()
-    return searched, self._designed(descent.found(state), self.limits)
+    found = descent.found(state)
+    at = attempt_steps.placed(self.space, found)
+    if not found.feasible:
+      study_lib.refuse(self.pricer, at, self.limits, exact=False)
+    return searched, at
 
   def _screened(self, advance: descent.Advance) -> list[int]:
     """Static choices that are searched in earnest, best first."""
@@ -216,71 +229,83 @@ class _Campaign:
     )  # fmt: skip
     return ranked[: self.options.choices]
 
-  def _designed(
-    self, found: descent.Found, limits: objective_lib.Limits
-  ) -> study_lib.Designed:
-    design = space_lib.design(self.space, jnp.asarray(found.share))
-    at = study_lib.Designed(jax.tree.map(np.asarray, design), found.choice)
-    if not found.feasible:
-      self._refuse(at, limits, exact=False)
-    return at
-
-  def _rounded(
-    self, optimum: study_lib.Designed, limits: objective_lib.Limits
-  ) -> study_lib.Designed:
-    built = rounding.repair(
-      self.pricer, self.space, limits, optimum.design, optimum.choice
-    )
-    at = study_lib.Designed(built.design, optimum.choice)
-    if not built.feasible:
-      self._refuse(at, limits, exact=True)
-    return at
-
-  def _refuse(
+  def _attempts(
     self,
-    nearest: study_lib.Designed,
-    limits: objective_lib.Limits,
-    *,
-    exact: bool,
-  ) -> NoReturn:
-    """Says which limits the nearest design passes."""
-    found = study_lib.describe(self.pricer, nearest, limits, exact=exact)
-    raise InputError(
-      report.infeasible(
-        found.passed.tolist(), found.figures, nearest.design, limits
-      )
-    )
+    searched: extras.Searched,
+    start: study_lib.Designed,
+    optimum: study_lib.Designed,
+  ) -> tuple[list[attempts_lib.Attempt], confirm.Measured | None]:
+    """Rounds, runs, and where that loses too much searches again."""
+    steps = attempt_steps.AttemptSteps(
+      searched, None if self.options.small else start,
+      self.study.curves.choices,
+      frames=self.options.frames, questions=self.options.questions,
+    )  # fmt: skip
+    tightens = "ratio" in self.space.free
+    found = attempts_lib.until_kept(
+      float(self.limits.accuracy_drop), optimum, steps,
+      most=self.options.attempts if tightens else 1,
+    )  # fmt: skip
+    return found, steps.of_start
 
   def _confirmed(
-    self,
-    at: study_lib.Designed,
-    measured: Mapping[str, confirm.Measured],
-    name: str,
+    self, at: study_lib.Designed, measured: confirm.Measured | None
   ) -> tuple[dict[str, Any], pricing.Placed]:
     return study_lib.confirmed(
-      self.pricer, self._describe(at, exact=True), self.limits,
-      measured.get(name),
-    )  # fmt: skip
+      self.pricer, self._describe(at, exact=True), self.limits, measured
+    )
 
-  def _say_measured(self, measured: Mapping[str, confirm.Measured]) -> None:
-    limit = float(self.limits.accuracy_drop)
-    for name, one in measured.items():
-      low, high = one.interval
-      keeps = "keeps" if one.drop <= limit else "does NOT keep"
+  def _say_attempts(
+    self,
+    attempts: list[attempts_lib.Attempt],
+    of_start: confirm.Measured | None,
+    confirmed: Mapping[str, Any],
+  ) -> list[dict[str, Any]]:
+    """Attempts line by line, and whether their last keeps its limits."""
+    asked, power_w = (
+      float(getattr(self.limits, name)) for name in ("accuracy_drop", "power_w")
+    )
+    figures = [
+      self._describe(one.rounded, exact=True).figures for one in attempts
+    ]
+    rows = attempts_lib.as_rows(attempts, figures, asked)
+    self._note(attempts_lib.table(rows))
+    said = attempts_lib.sentence(
+      attempts, asked=asked, most=self.options.attempts
+    )
+    if said:
+      self._note(f"{said}; streams of {self.options.frames} frames")
+    if of_start is not None:
+      low, high = of_start.interval
       self._note(
-        f"measured accuracy drop of {name}: {100 * one.drop:.2f} %"
-        f" (95 %: {100 * low:.2f} to {100 * high:.2f}) on streams of"
-        f" {self.options.frames} frames; it {keeps} the limit of"
-        f" {100 * limit:.2f} %"
+        f"measured accuracy drop of start: {100 * of_start.drop:.2f} %"
+        f" (95 %: {100 * low:.2f} to {100 * high:.2f})"
       )
+    if confirmed["power_w"] > power_w:
+      self._note(
+        f"by the simulator the result takes {confirmed['power_w']:.3g} W, more"
+        f" than --power_w {power_w:g}, which it keeps by the model"
+      )
+    return rows
 
   def _at_paper_power(
-    self, searched: extras.Searched, power_w: float, start: pricing.Placed
+    self,
+    searched: extras.Searched,
+    power_w: float,
+    accuracy_drop: float,
+    start: pricing.Placed,
   ) -> None:
     """The same search at the power that the paper's sizing itself has."""
-    limits = self.limits.replace(power_w=power_w)
-    found, _ = extras.again(searched, seed=self.study.plan.seed, limits=limits)
-    rounded = self._rounded(self._designed(found, limits), limits)
+    limits = self.limits.replace(power_w=power_w, accuracy_drop=accuracy_drop)
+
+    def make():
+      found = attempt_steps.search_again(searched, limits)
+      return None if found is None else found.as_json()
+
+    kept = self.ledger.step("at the paper's power", make)
+    if kept is None:
+      return
+    rounded = study_lib.designed(kept)
     (placed,) = self.pricer.place([rounded.design], rounded.choice)
     verdict = band.by_model(self.pricer, placed, start, limits)
     self._note(
@@ -288,27 +313,6 @@ class _Campaign:
         f"at the paper's own modelled power, {power_w:.1f} W", verdict, None
       )
     )
-
-  def _measured(
-    self, designs: Mapping[str, study_lib.Designed]
-  ) -> dict[str, confirm.Measured]:
-    """Real runs; kept as JSON."""
-    if not self.options.questions:
-      return {}
-    choices = self.study.curves.choices
-    kept = self.ledger.step(
-      "measured",
-      lambda: confirm.measure_designs(
-        {
-          name: (one.design.ratio, dataclasses.asdict(choices[one.choice]))
-          for name, one in designs.items()
-          if name == "rounded" or not self.options.small
-        },
-        frames=self.options.frames,
-        questions=self.options.questions,
-      ),
-    )
-    return {name: confirm.from_json(one) for name, one in kept.items()}
 
   def _verdicts(self, placed) -> dict[str, Any]:
     model = band.by_model(
@@ -344,20 +348,23 @@ class _Campaign:
 
   def _gaps(
     self, optimum: study_lib.Designed, rounded: study_lib.Designed
-  ) -> dict[str, float]:
-    """What rounding costs, and what exact held-out curves change; per cent."""
-    searched = self._describe(optimum, exact=False).value
-    built, exact = (
-      self._describe(rounded, exact=exact).value for exact in (False, True)
+  ) -> dict[str, Any]:
+    """What rounding costs, and what exact held-out curves change."""
+    (found, held), (built, exact) = (
+      [self._describe(one, exact=exact) for exact in (False, True)]
+      for one in (optimum, rounded)
     )
-    gaps = {
-      "rounding": 100 * float(np.expm1(built - searched)),
-      "surrogate": 100 * float(np.expm1(exact - built)),
+    gap = lambda before, after: {
+      "percent": 100 * float(np.expm1(after.value - before.value)),
+      "drop_before": before.figures["accuracy_drop"],
+      "drop_after": after.figures["accuracy_drop"],
     }
-    self._note(
-      f"rounding gap {gaps['rounding']:+.2f} %; from searched to exact"
-      f" held-out curves {gaps['surrogate']:+.2f} %"
-    )
+    gaps = {
+      "rounding": gap(found, built),
+      "surrogate": gap(built, exact),
+      "optimum": gap(found, held),
+    }
+    self._note(report.gap_table(gaps))
     return gaps
 
   def _note(self, sentence: str) -> None:

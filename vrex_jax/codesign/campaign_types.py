@@ -50,6 +50,7 @@ class Options:
     questions: of the real run; 0 for none.
     simulated_points: of the band.
     choices: static choices that are left after screening.
+    attempts: searches at most, where real runs lose too much.
     seeds: of the comparison; none for no comparison.
     certificate: brute force on a small grid.
     small: of few points.
@@ -59,6 +60,7 @@ class Options:
   questions: int
   simulated_points: int
   choices: int
+  attempts: int
   seeds: Sequence[int]
   certificate: bool
   small: bool

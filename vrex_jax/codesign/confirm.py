@@ -32,6 +32,8 @@ __all__ = [
 
 FIGURES = ("qa", "narration_old")
 """Groups of items whose loss counts; the worse of both is the drop."""
+_SEED = 3
+"""Of the streams: curves are of 0 and 1, measured points of 2."""
 _TEXT_FRAMES = 16
 """The prompt and one question at a time, in frames."""
 
@@ -94,10 +96,11 @@ def measure(
   shape: episodes_lib.EpisodeConfig,
   *,
   questions: int,
+  full: Mapping[str, Any] | None = None,
   batch: int = 8,
   seed: int = 0,
   told: Callable[[int], None] = lambda frames: None,
-) -> list[Measured]:
+) -> tuple[Mapping[str, Any], list[Measured]]:
   """Streams the same episodes under `full` and some policies.
 
   Args:
@@ -106,17 +109,19 @@ def measure(
     policies: to compare with `full`.
     shape: of the episodes.
     questions: at least so many.
+    full: row of `full` on these episodes, where it has run before.
     batch: most streams side by side.
     seed: of the episodes.
     told: called with frames that are done.
 
   Returns:
-    One for each policy, in order.
+    The row of `full`, and one for each policy, in order.
   """
   streams, batch = cell.number_of_streams(questions, shape.questions, batch)
   options = streaming.StreamOptions(batch=batch)
   found = []
-  for policy in (policy_syntax.make_policy("full"), *policies):
+  before = [policy_syntax.make_policy("full")] if full is None else []
+  for policy in (*before, *policies):
     group = streaming.compile_group(model, [policy], options, shape)
     outcomes = []
     for first in range(0, streams, batch):
@@ -140,8 +145,9 @@ def measure(
       word_ids=word_ids,
     )
     found.append((row, [outcome.trace for outcome in outcomes]))
-  (full, _), *others = found
-  return [_measured(row, full, traces) for row, traces in others]
+  if full is None:
+    full = found.pop(0)[0]
+  return full, [_measured(row, full, traces) for row, traces in found]
 
 
 def measure_designs(
@@ -149,6 +155,7 @@ def measure_designs(
   *,
   frames: int,
   questions: int,
+  full: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """`measure` on the model that ships, as JSON knows it (`from_json`).
 
@@ -156,6 +163,10 @@ def measure_designs(
     designs: name -> thresholds f[3, L, K], and the static choice by name.
     frames: of a stream.
     questions: at least so many.
+    full: row of `full` of an earlier call with the same frames and questions.
+
+  Returns:
+    {"full": its row, "designs": by name}.
   """
   model, ids = words.load_rooms_model(None)
   shape = episodes_lib.EpisodeConfig(frames=frames)
@@ -164,15 +175,20 @@ def measure_designs(
     policy_of(ratio, **choice, room=room, name=name)
     for name, (ratio, choice) in designs.items()
   ]
-  found = measure(model, ids, policies, shape, questions=questions)
+  full, found = measure(
+    model, ids, policies, shape, questions=questions, full=full, seed=_SEED
+  )
   return {
-    name: {**one._asdict(), "kept": one.kept.tolist()}
-    for name, one in zip(designs, found, strict=True)
+    "full": full,
+    "designs": {
+      name: {**one._asdict(), "kept": one.kept.tolist()}
+      for name, one in zip(designs, found, strict=True)
+    },
   }
 
 
 def from_json(kept: Mapping[str, Any]) -> Measured:
-  """One entry of what `measure_designs` gave."""
+  """One of the designs that `measure_designs` gave."""
   low, high = kept["interval"]
   return Measured(
     np.array(kept["kept"]),
@@ -185,7 +201,7 @@ def from_json(kept: Mapping[str, Any]) -> Measured:
 
 def _measured(
   row: dict[str, Any],
-  full: dict[str, Any],
+  full: Mapping[str, Any],
   traces: Sequence[trace_lib.StreamTrace],
 ) -> Measured:
   against = cell.paired(row, full)

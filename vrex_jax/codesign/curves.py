@@ -35,25 +35,15 @@ from vrex_jax.errors import InputError, check_whole_number
 from vrex_jax.typing import Float, Int
 
 __all__ = [
-  "STAGES",
-  "Curves",
-  "Point",
-  "StaticChoice",
-  "at",
-  "checked_grid",
-  "choice_index",
-  "config_of",
-  "default_grid",
-  "load",
-  "of_recording",
-  "packaged",
-  "packaged_path",
-  "save",
-]
+  "STAGES", "Curves", "Point", "StaticChoice", "at", "checked_grid",
+  "choice_index", "config_of", "default_grid", "load", "of_recording",
+  "packaged", "packaged_held_out", "packaged_path", "save",
+]  # fmt: skip
 
 STAGES = walk_lib.STAGES
 """Axis of stages: frame, question, answer."""
 _PACKAGED = "rooms_curves.npz"
+_HELD_OUT = "rooms_curves_held_out.npz"
 _ARRAYS = (
   "grid", "kept", "mass", "recall", "groups", "run_tokens", "buckets",
   "worst_buckets",
@@ -433,7 +423,26 @@ def packaged() -> Curves:
   return load(packaged_path())
 
 
-def packaged_path() -> pathlib.Path:
-  """Where they lie."""
+def packaged_held_out() -> Curves:
+  """The same choices and ratios on another stream, to judge what was found.
+
+  Example:
+    >>> searched, held_out = packaged(), packaged_held_out()
+    >>> held_out.choices == searched.choices
+    True
+    >>> bool((held_out.grid == searched.grid).all())
+    True
+    >>> bool((held_out.kept == searched.kept).all())
+    False
+  """
+  return load(packaged_path(held_out=True))
+
+
+def packaged_path(*, held_out: bool = False) -> pathlib.Path:
+  """Where they lie.
+
+  Args:
+    held_out: those of `packaged_held_out`.
+  """
   folder = resources.files("vrex_jax.codesign") / "data"
-  return pathlib.Path(str(folder / _PACKAGED))
+  return pathlib.Path(str(folder / (_HELD_OUT if held_out else _PACKAGED)))

@@ -42,6 +42,7 @@ __all__ = [
   "Plan",
   "Round",
   "State",
+  "begin_at",
   "found",
   "load",
   "make_round",
@@ -183,6 +184,19 @@ def start(
     best=jnp.full(plan.starts, jnp.inf, x.dtype),
     rounds=jnp.int32(0),
   )
+
+
+def begin_at(state: State, lane: int, share: np.ndarray, choice: int) -> State:
+  """The same start, but for one lane.
+
+  Args:
+    state: of `start`.
+    lane: its number.
+    share: where it starts, f[D] in the cube.
+    choice: its static choice.
+  """
+  x = state.x.at[lane].set(_logit(share))
+  return state.replace(x=x, best_x=x, choice=state.choice.at[lane].set(choice))
 
 
 def _logit(share: np.ndarray) -> np.ndarray:

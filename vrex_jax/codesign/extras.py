@@ -113,17 +113,32 @@ def fronts_of(
 
 
 def again(
-  searched: Searched, *, seed: int, limits: objective_lib.Limits | None = None
+  searched: Searched,
+  *,
+  seed: int,
+  limits: objective_lib.Limits | None = None,
+  around: study_lib.Designed | None = None,
 ) -> tuple[descent.Found, float]:
-  """The descent from other starts, or under other limits; and its seconds."""
+  """The descent from other starts, or under other limits; and its seconds.
+
+  Args:
+    searched: what has been searched.
+    seed: of the starts.
+    limits: other than those of `searched`.
+    around: a design that the last lane starts at.
+  """
   began = time.monotonic()
   plan = dataclasses.replace(searched.plan, seed=seed)
+  state = descent.start(searched.problem, searched.space, plan, searched.kept)
+  if around is not None:
+    share = space_lib.shares(searched.space, around.design)
+    state = descent.begin_at(state, -1, share, around.choice)
   state = descent.run(
     searched.problem,
     searched.space,
     searched.limits if limits is None else limits,
     searched.plan,
-    state=descent.start(searched.problem, searched.space, plan, searched.kept),
+    state=state,
     advance=searched.advance,
     told=searched.bar(plan.rounds, f"descent, seed {seed}"),
     stopped=searched.stopped,

@@ -69,6 +69,11 @@ class Ledger:
       self._write()
     return self.steps[name]
 
+  def put(self, name: str, value: Any) -> None:
+    """Keeps what a step that is still under way has come to."""
+    self.steps[name] = value
+    self._write()
+
   def _write(self) -> None:
     if self.path is None:
       return

@@ -24,6 +24,7 @@ __all__ = [
   "comparison_table",
   "elasticity_table",
   "figures_table",
+  "gap_table",
   "infeasible",
   "sizes_table",
   "verdict_sentence",
@@ -186,6 +187,32 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
       "s",
     ],
     lines,
+  )
+
+
+def gap_table(gaps: Mapping[str, Mapping[str, float]]) -> str:
+  """What is lost on the way to what can be built, and what each gap means.
+
+  Args:
+    gaps: name -> {"percent": of the objective, "drop_before", "drop_after":
+      shares}.
+  """
+  meaning = {
+    "rounding": "optimum to rounded, both on the curves searched",
+    "surrogate": "rounded: from the curves searched to exact held-out ones",
+    "optimum": "the same of the optimum, which rounding then mends",
+  }
+  lines = [
+    [
+      name,
+      f"{own['percent']:+.2f}",
+      f"{100 * own['drop_before']:.3f} to {100 * own['drop_after']:.3f}",
+      meaning[name],
+    ]
+    for name, own in gaps.items()
+  ]
+  return summary.aligned(
+    ["gap", "objective, %", "accuracy drop, %", "from where to where"], lines
   )
 
 

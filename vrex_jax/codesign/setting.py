@@ -19,7 +19,8 @@ from vrex_jax.hwmodel import transfer
 from vrex_jax.hwmodel import workload
 from vrex_jax.models import presets
 
-__all__ = ["MEMORIES", "drop_of", "memory_of", "problem_of", "read_curves"]
+__all__ = ["MEMORIES", "drop_of", "held_out_curves", "memory_of", "problem_of",
+           "read_curves"]  # fmt: skip
 
 MEMORIES = ("queued", "ideal", "validated")
 """What request sizes and queues do: `queued_link`; nothing; `memory_binding`,
@@ -39,6 +40,24 @@ def read_curves(path: str | None) -> curves_lib.Curves:
       " frame, question or answer with a past; record a stream with questions"
     )
   return found
+
+
+def held_out_curves(
+  path: str | None, curves_path: str | None
+) -> curves_lib.Curves | None:
+  """Curves of another stream, that designs are judged by; None for none.
+
+  Args:
+    path: of --held_out_curves. None: the package's beside the package's, none
+      beside a file of one's own; empty: none.
+    curves_path: of --curves.
+
+  Raises:
+    InputError: as `read_curves`.
+  """
+  if path == "" or (path is None and curves_path is not None):
+    return None
+  return curves_lib.packaged_held_out() if path is None else read_curves(path)
 
 
 def drop_of(points: str | None) -> accuracy_lib.AccuracyModel:

@@ -7,7 +7,7 @@ start ─► descent ─► optimum ─► rounding ─► rounded ─► simula
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +19,30 @@ from vrex_jax.codesign import confirm
 from vrex_jax.codesign import descent
 from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import pricing
+from vrex_jax.codesign import report
 from vrex_jax.codesign import rounding
 from vrex_jax.codesign import simulation
 from vrex_jax.codesign import space as space_lib
+from vrex_jax.errors import InputError
 
 __all__ = [
   "Described",
   "Designed",
+  "InfeasibleError",
   "after_rounding",
   "calibrated_ratio",
   "certify",
   "compare",
   "confirmed",
   "describe",
+  "designed",
+  "refuse",
   "screen",
 ]
+
+
+class InfeasibleError(InputError):
+  """No design keeps all limits."""
 
 
 class Designed(NamedTuple):
@@ -41,6 +50,30 @@ class Designed(NamedTuple):
 
   design: space_lib.Design
   choice: int
+
+  def as_json(self) -> dict[str, Any]:
+    """What `designed` reads; numbers keep every bit."""
+    sizes = {
+      name: np.asarray(value, float).tolist()
+      for name, value in vars(self.design).items()
+    }
+    return {"sizes": sizes, "choice": int(self.choice)}
+
+
+def designed(kept: Mapping[str, Any]) -> Designed:
+  """What `Designed.as_json` gave.
+
+  Example:
+    >>> from vrex_jax.codesign import start
+    >>> one = Designed(start.of_platform("vrex8", layers=1, kv_heads=1), 2)
+    >>> designed(one.as_json()).as_json() == one.as_json()
+    True
+  """
+  sizes = {
+    name: np.asarray(value) if isinstance(value, list) else value
+    for name, value in kept["sizes"].items()
+  }
+  return Designed(space_lib.Design(**sizes), kept["choice"])
 
 
 class Described(NamedTuple):
@@ -82,6 +115,26 @@ def describe(
     objective_lib.dictionary(alone),
     priced.passed[0],
     float(priced.value[0]),
+  )
+
+
+def refuse(
+  pricer: pricing.Pricer,
+  nearest: Designed,
+  limits: objective_lib.Limits,
+  *,
+  exact: bool,
+) -> NoReturn:
+  """Says which limits the nearest design passes.
+
+  Raises:
+    InfeasibleError: always.
+  """
+  found = describe(pricer, nearest, limits, exact=exact)
+  raise InfeasibleError(
+    report.infeasible(
+      found.passed.tolist(), found.figures, nearest.design, limits
+    )
   )
 
 

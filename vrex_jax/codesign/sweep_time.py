@@ -6,12 +6,15 @@ counted (compilation):
   stream    the same frames and questions under resv, nothing recorded
   sweep     all settings of the first variant
   replay    `replay.replay` of one setting; a loop of them does each setting so
+  sort      rows of words as `ranking` sorts them, by numpy and by XLA
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax import policy_syntax
@@ -28,6 +31,12 @@ __all__ = ["HAMMING_THRESHOLDS", "Plan", "Timing", "measure", "swept", "table"]
 
 HAMMING_THRESHOLDS = ("4", "5", "6", "7", "8", "9", "10", "12")
 """Th_hd of 32 bits that are swept by default."""
+
+
+_WORDS = (128, 512, 1024, 2048)
+"""Clusters of a row: of Th_hd 7 and 4 halfway through a stream of 512 frames,
+of Th_hd 0 halfway and at its end."""
+_REPEATS = 20
 
 
 class Plan(NamedTuple):
@@ -47,6 +56,7 @@ class Timing(NamedTuple):
     sweep: all settings.
     replay: one setting, its compilation included, as every call compiles.
     compiling: of it, a replay of the stream's first frames.
+    sorts: words of a row -> CPU seconds a word, by numpy and by XLA.
     differs: largest difference of a share attended, over stages, layers, heads.
   """
 
@@ -55,6 +65,7 @@ class Timing(NamedTuple):
   sweep: rooms_run.Spent
   replay: rooms_run.Spent
   compiling: rooms_run.Spent
+  sorts: dict[int, tuple[float, float]]
   differs: float
 
 
@@ -113,8 +124,31 @@ def measure(
     sweep=_least([_spent(sweep)[1] for _ in range(3)]),
     replay=whole,
     compiling=short,
+    sorts={words: sort_times(words) for words in _WORDS},
     differs=float(np.nanmax(np.abs(mine - kept))),
   )
+
+
+def sort_times(words: int, rows: int = 64) -> tuple[float, float]:
+  """CPU seconds a word that a sort of rows of u32 takes, by numpy and by XLA.
+
+  Args:
+    words: of a row.
+    rows: sorted in one call, as many as an event of the shipped model has.
+  """
+  random = np.random.default_rng(0)
+  array = random.integers(0, 2**32, (rows, words), np.uint32)
+  sort = jax.jit(lambda one: jnp.sort(one, axis=-1))
+  device = jnp.asarray(array)
+  sort(device).block_until_ready()  # compiled
+  found = []
+  for one in (
+    lambda: np.sort(array, axis=-1),
+    lambda: sort(device).block_until_ready(),
+  ):
+    spent = [_spent(one)[1].cpu_s for _ in range(_REPEATS)]
+    found.append(min(spent) / array.size)
+  return found[0], found[1]
 
 
 def _spent(work: Callable[[], Any]) -> tuple[Any, rooms_run.Spent]:
@@ -189,8 +223,20 @@ def table(timing: Timing) -> str:
     strict=True,
   )
   lines += [list(line) for line in quotients]
+  sorts = [
+    [
+      str(words),
+      *(f"{1e9 * each:.1f}" for each in (*pair, pair[1] / pair[0] / 1e9)),
+    ]
+    for words, pair in timing.sorts.items()
+  ]
   return (
     summary.aligned(["measured", "wall s", "CPU s"], lines)
+    + "\n"
+    + summary.aligned(
+      ["sort of rows of words", "numpy, CPU ns a word", "XLA", "XLA / numpy"],
+      sorts,
+    )
     + "\nlargest difference of a share attended between the sweep and the"
     f" replay: {timing.differs:.1e}"
   )

@@ -161,20 +161,29 @@ def walk(
     if saved is None and number >= 0:
       saved = (number, slots.cursor, [table.save() for table in tables])
     asked: list[list[_Clusters]] = [[] for _ in tables]
+    room: list[np.ndarray] = []
     stage = STAGES.index(batch[0].stage) if batch[0].stage in STAGES else -1
     for chunk in batch:
       span = slice(chunk.first, chunk.last)
       if stage >= 0 and slots.cursor:
         event = _event(recording, slots, span, options, evidence)
         _add_event(sums, stage, event)
-        for table, own in zip(tables, asked, strict=True):
-          own.append(_clusters(table, event, batch[-1].last))
+        room = room or [
+          _room(table, event, len(batch), batch[-1].last) for table in tables
+        ]
+        for index, table in enumerate(tables):
+          scores = room[index][len(asked[index])]
+          asked[index].append(_clusters(table, event, scores))
       place = slots.append(recording, span)
       for table in tables:
         table.insert(slots.key[..., place], span, place)
     for index, own in enumerate(asked):
       if own:
-        whole = _Clusters(*map(np.concatenate, zip(*own, strict=True)))
+        scores, *others = zip(*own, strict=True)
+        scores = room[index][: len(scores)]
+        whole = _Clusters(
+          scores.reshape(-1, *scores.shape[2:]), *map(np.concatenate, others)
+        )
         for piece in _pieces(whole, layers * heads):
           _add_table(sums, index, stage, piece, grid, options)
   return _shaped(sums, layers, heads, options)
@@ -321,18 +330,35 @@ def _add_event(sums: Sums, stage: int, event: _Event) -> None:
     getattr(sums, name)[:, stage, :, 0] += value
 
 
-def _clusters(table: buffers.Table, event: _Event, end: int) -> _Clusters:
+def _room(
+  table: buffers.Table, event: _Event, events: int, end: int
+) -> np.ndarray:
+  """For the scores of a batch: f32[events, A, M, C].
+
+  Args:
+    table: before the batch.
+    event: its first.
+    events: how many.
+    end: token behind the batch; tables of all its events are cut alike.
+  """
+  most = int(table.number[:, end - 1].max())
+  return np.empty((events, *event.query.shape[:2], most), np.float32)
+
+
+def _clusters(
+  table: buffers.Table, event: _Event, scores: np.ndarray
+) -> _Clusters:
   """An event's scores and what stands behind each cluster.
 
   Args:
     table: before the event's tokens join.
     event: the event.
-    end: token behind the batch; tables of all its events are cut alike.
+    scores: f32[A, M, C], where to write them.
   """
-  most = int(table.number[:, end - 1].max())
+  most = scores.shape[-1]
   past = slice(event.past)
   tokens = table.count[:, :most].copy()
-  scores = np.matmul(event.query, table.total[..., :most])
+  np.matmul(event.query, table.total[..., :most], out=scores)
   scores /= np.maximum(tokens, 1)[:, None].astype(np.float32)
   always, sinks, mass = (
     found[:, :most]
@@ -363,8 +389,9 @@ def _add_table(
   heads, ratios = sums.clusters.shape[-1], len(grid)
   together = lambda array: array.reshape(-1, heads, array.shape[-1]).sum(axis=0)
   ranked = ranking.rank(asked.scores, asked.tokens)
+  number = ranking.reached(ranked, grid)
   visited = ranking.buckets_visited(
-    ranked, asked.scores, asked.tokens, grid, options.buckets
+    ranked, number, asked.scores, asked.tokens, grid, options.buckets
   )
   own = lambda name: getattr(sums, name)[index, stage]
   own("buckets")[:, :ratios] += together(visited.mean(axis=1))
@@ -372,7 +399,8 @@ def _add_table(
   own("clusters")[...] += asked.filled.reshape(-1, heads).sum(axis=0)
   values = {"kept": asked.free, "mass": asked.mass, "recall": asked.evidence}
   if options.temperature is not None:
-    weights = ranking.soft_weights(ranked.enters, grid, options.temperature)
+    enters = ranking.enters(ranked, asked.scores, asked.tokens)
+    weights = ranking.soft_weights(enters, grid, options.temperature)
     soft = {
       name: np.einsum("ac,acr->ar", value, weights)
       for name, value in values.items()
@@ -381,8 +409,8 @@ def _add_table(
     for name, value in soft.items():
       own(name)[:, :ratios] += np.diff(together(value), prepend=0.0, axis=-1)
     return
-  entry = ranking.kept_from(ranked.enters, options.rows, options.votes)
-  place = np.searchsorted(grid, entry)
+  by_row = ranking.places(ranked, number, asked.scores, asked.tokens, grid)
+  place = ranking.kept_from(by_row, options.rows, options.votes).astype(int)
   row = np.arange(len(place))[:, None] % heads * (ratios + 1)
   histogram = lambda at, weights: np.bincount(
     (row + at).ravel(), weights.ravel(), heads * (ratios + 1)
