@@ -15,7 +15,7 @@ from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import study
 
 ASKED = 0.01
-OPTIMUM = study.Designed(problems.paper(), 0)
+OPTIMUM = study.Optimum(*[study.Designed(problems.paper(), 0)] * 2)
 
 
 def measured(drop):
@@ -37,7 +37,7 @@ class Stub:
 
   def round_(self, number, limit, optimum):
     self.limits.append(limit)
-    return optimum
+    return optimum.snapped
 
   def measure(self, number, rounded):
     return (
@@ -118,14 +118,11 @@ def test_steps_are_kept_and_full_runs_once(monkeypatch, tmp_path):
     ),
   )
   space = space_lib.make(problems.paper(), groups=["thresholds"])
-  shares = space_lib.shares(space, space.start)
   monkeypatch.setattr(
     attempt_steps.extras,
     "again",
-    lambda searched, **given: (
-      descent.Found(shares, 0, 0, 1.0, feasible=True), 1.0,
-    ),
-  )  # fmt: skip
+    lambda searched, **given: extras.Again(OPTIMUM, 1.0, 1.0),
+  )
 
   def steps():
     ledger = ledger_lib.Ledger(tmp_path / "steps.json", {}, resume=True)
@@ -135,7 +132,11 @@ def test_steps_are_kept_and_full_runs_once(monkeypatch, tmp_path):
       stopped=lambda: False, note=print,
     )  # fmt: skip
     return attempt_steps.AttemptSteps(
-      searched, OPTIMUM, [curves_lib.StaticChoice()], frames=64, questions=8
+      searched,
+      OPTIMUM.free,
+      [curves_lib.StaticChoice()],
+      frames=64,
+      questions=8,
     )
 
   first = steps()

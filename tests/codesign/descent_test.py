@@ -42,6 +42,7 @@ def begin(plan=PLAN):
     worst=infinite,
     choice=jnp.array([0, 1, 0], jnp.int32),
     best_x=x,
+    free=jnp.ones_like(x),
     best=infinite,
     rounds=jnp.int32(0),
   )

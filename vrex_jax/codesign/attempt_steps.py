@@ -4,20 +4,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from vrex_jax.codesign import confirm
 from vrex_jax.codesign import curves as curves_lib
-from vrex_jax.codesign import descent
 from vrex_jax.codesign import extras
 from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import rounding
-from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import study as study_lib
 
-__all__ = ["AttemptSteps", "placed", "search_again"]
+__all__ = ["AttemptSteps", "search_again"]
 
 
 class AttemptSteps:
@@ -49,26 +43,25 @@ class AttemptSteps:
     self._full: Mapping[str, Any] | None = None
 
   def search(
-    self, number: int, limit: float, before: study_lib.Designed
-  ) -> study_lib.Designed | None:
+    self, number: int, limit: float, before: study_lib.Optimum
+  ) -> study_lib.Optimum | None:
     """The same starts under another limit, but one at the optimum before."""
     limits = self.searched.limits.replace(accuracy_drop=limit)
 
     def make():
-      found, _ = extras.again(
+      found = extras.again(
         self.searched,
         seed=self.searched.plan.seed,
         limits=limits,
-        around=before,
-      )
-      at = placed(self.searched.space, found)
-      return at.as_json() if found.feasible else None
+        around=before.free,
+      ).optimum
+      return None if found is None else found.as_json()
 
     kept = self.searched.step(f"search {number}", make)
-    return None if kept is None else study_lib.designed(kept)
+    return None if kept is None else study_lib.optimum(kept)
 
   def round_(
-    self, number: int, limit: float, optimum: study_lib.Designed
+    self, number: int, limit: float, optimum: study_lib.Optimum
   ) -> study_lib.Designed | None:
     """What can be built, judged by exact held-out curves.
 
@@ -78,7 +71,7 @@ class AttemptSteps:
     limits = self.searched.limits.replace(accuracy_drop=limit)
 
     def make():
-      found = _rounded(self.searched, optimum, limits, must=number == 1)
+      found = _rounded(self.searched, optimum.snapped, limits, must=number == 1)
       return None if found is None else found.as_json()
 
     kept = self.searched.step(f"rounded {number}", make)
@@ -114,20 +107,14 @@ class AttemptSteps:
     return found["rounded"]
 
 
-def placed(space: space_lib.Space, found: descent.Found) -> study_lib.Designed:
-  """What a descent found, as a design."""
-  design = space_lib.design(space, jnp.asarray(found.share))
-  return study_lib.Designed(jax.tree.map(np.asarray, design), found.choice)
-
-
 def search_again(
   searched: extras.Searched, limits: objective_lib.Limits
 ) -> study_lib.Designed | None:
   """The descent under other limits, rounded; None where nothing keeps them."""
-  found, _ = extras.again(searched, seed=searched.plan.seed, limits=limits)
-  if not found.feasible:
+  found = extras.again(searched, seed=searched.plan.seed, limits=limits).optimum
+  if found is None:
     return None
-  return _rounded(searched, placed(searched.space, found), limits, must=False)
+  return _rounded(searched, found.snapped, limits, must=False)
 
 
 def _rounded(

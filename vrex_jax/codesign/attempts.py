@@ -30,15 +30,15 @@ class Steps(Protocol):
   """What an attempt is made of; the first argument is its number."""
 
   def search(
-    self, number: int, limit: float, before: study_lib.Designed
-  ) -> study_lib.Designed | None:
+    self, number: int, limit: float, before: study_lib.Optimum
+  ) -> study_lib.Optimum | None:
     """The optimum under a modelled limit; None where no design keeps it.
 
     Not asked for the first attempt.
     """
 
   def round_(
-    self, number: int, limit: float, optimum: study_lib.Designed
+    self, number: int, limit: float, optimum: study_lib.Optimum
   ) -> study_lib.Designed | None:
     """What can be built; None where no neighbour keeps the limits."""
 
@@ -59,7 +59,7 @@ class Attempt(NamedTuple):
   """
 
   limit: float
-  optimum: study_lib.Designed
+  optimum: study_lib.Optimum
   rounded: study_lib.Designed
   measured: confirm.Measured | None
 
@@ -86,7 +86,7 @@ def tightened(limit: float, *, asked: float, measured: float) -> float:
 
 
 def until_kept(
-  asked: float, optimum: study_lib.Designed, steps: Steps, *, most: int
+  asked: float, optimum: study_lib.Optimum, steps: Steps, *, most: int
 ) -> list[Attempt]:
   """Attempts, the last of them the result.
 

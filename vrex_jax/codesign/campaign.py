@@ -86,10 +86,10 @@ class _Campaign:
   def run(self) -> types_lib.Results:
     """See `run`."""
     paper, start = self._starts()
-    searched, optimum = self._search()
-    attempts, of_start = self._attempts(searched, start, optimum)
+    searched, first = self._search()
+    attempts, of_start = self._attempts(searched, start, first)
     last = attempts[-1]
-    optimum, rounded = last.optimum, last.rounded
+    optimum, rounded = last.optimum.free, last.rounded
     designs = {
       "paper": paper, "start": start, "optimum": optimum, "rounded": rounded
     }  # fmt: skip
@@ -130,7 +130,7 @@ class _Campaign:
       designs, columns, elastic, lines,
       {
         "seconds": seconds,
-        "evaluations": extras.evaluations(self.study.plan),
+        "evaluations": extras.evaluations(self.study.plan, self.space),
         "attempts": told,
         "comparators": compared,
         "certificate": certificate,
@@ -176,8 +176,8 @@ class _Campaign:
       )
     return paper, study_lib.Designed(self.space.start, self.paper_choice)
 
-  def _search(self) -> tuple[extras.Searched, study_lib.Designed]:
-    """Screens static choices, then descends from many starts."""
+  def _search(self) -> tuple[extras.Searched, study_lib.Optimum]:
+    """Screens static choices, descends from many starts, snaps sizes."""
     study, plan = self.study, self.study.plan
     began = time.monotonic() - self.ledger.steps.get("spent", 0.0)
     spent = lambda: self.ledger.put("spent", time.monotonic() - began)
@@ -210,10 +210,14 @@ class _Campaign:
     )  # fmt: skip
     searched.go_on()
     found = descent.found(state)
-    at = attempt_steps.placed(self.space, found)
     if not found.feasible:
+      at = study_lib.placed(self.space, found)
       study_lib.refuse(self.pricer, at, self.limits, exact=False)
-    return searched, at
+    if "optimum" not in self.ledger.steps:
+      settled = extras.settled(searched, self.limits, state)
+      self.ledger.put("optimum", settled.as_json())
+      spent()
+    return searched, study_lib.optimum(self.ledger.steps["optimum"])
 
   def _screened(self, advance: descent.Advance) -> list[int]:
     """Static choices that are searched in earnest, best first."""
@@ -233,7 +237,7 @@ class _Campaign:
     self,
     searched: extras.Searched,
     start: study_lib.Designed,
-    optimum: study_lib.Designed,
+    optimum: study_lib.Optimum,
   ) -> tuple[list[attempts_lib.Attempt], confirm.Measured | None]:
     """Rounds, runs, and where that loses too much searches again."""
     steps = attempt_steps.AttemptSteps(

@@ -88,6 +88,7 @@ class State(flax.struct.PyTreeNode):
     weight: ρ; f[starts].
     worst: largest violation after the last round; f[starts].
     choice: i32[starts], static choice of the algorithm.
+    free: 1 for a number that moves, 0 for one that is held; f[starts, D].
     best_x: of the best point that kept all limits; f[starts, D].
     best: its ln f, or ∞; f[starts].
     rounds: done; i32[].
@@ -99,6 +100,7 @@ class State(flax.struct.PyTreeNode):
   weight: Float
   worst: Float
   choice: Int
+  free: Float
   best_x: Float
   best: Float
   rounds: Int
@@ -180,6 +182,7 @@ def start(
     weight=jnp.full(plan.starts, 10.0, x.dtype),
     worst=jnp.full(plan.starts, jnp.inf, x.dtype),
     choice=jnp.asarray(dealt),
+    free=jnp.ones_like(x),
     best_x=x,
     best=jnp.full(plan.starts, jnp.inf, x.dtype),
     rounds=jnp.int32(0),
@@ -257,7 +260,7 @@ def round_of(
       better = (jnp.max(passed) <= plan.tolerance) & (value < best)
       best_x = jnp.where(better, x, best_x)
       best = jnp.where(better, value, best)
-      change, memory = adam.update(slope, memory)
+      change, memory = adam.update(slope * state.free, memory)
       return (optax.apply_updates(x, change), memory, best_x, best), None
 
     carry = (state.x, state.memory, state.best_x, state.best)

@@ -4,9 +4,8 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from vrex_jax import interrupt
@@ -17,10 +16,12 @@ from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import pricing
 from vrex_jax.codesign import report
 from vrex_jax.codesign import rounding
+from vrex_jax.codesign import snapping
 from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import study as study_lib
 
 __all__ = [
+  "Again",
   "Bar",
   "Searched",
   "again",
@@ -28,6 +29,7 @@ __all__ = [
   "compared",
   "evaluations",
   "fronts_of",
+  "settled",
 ]
 
 _SMALL_GRID = ("cores", "dot_units", "clock_hz", "hcu_width", "wtu_width")
@@ -78,9 +80,10 @@ class Searched:
       raise interrupt.StoppedError
 
 
-def evaluations(plan: descent.Plan) -> int:
-  """Points of a descent, each with its gradient."""
-  return plan.starts * plan.rounds * plan.steps
+def evaluations(plan: descent.Plan, space: space_lib.Space) -> int:
+  """Points of a descent and of its snapping, each with its gradient."""
+  rounds = plan.rounds + snapping.rounds_of(space, plan)
+  return plan.starts * rounds * plan.steps
 
 
 def fronts_of(
@@ -112,14 +115,28 @@ def fronts_of(
   }
 
 
+class Again(NamedTuple):
+  """Another descent.
+
+  Attributes:
+    optimum: what it found; None where no point keeps the limits.
+    value: ln f of its best point.
+    seconds: it took.
+  """
+
+  optimum: study_lib.Optimum | None
+  value: float
+  seconds: float
+
+
 def again(
   searched: Searched,
   *,
   seed: int,
   limits: objective_lib.Limits | None = None,
   around: study_lib.Designed | None = None,
-) -> tuple[descent.Found, float]:
-  """The descent from other starts, or under other limits; and its seconds.
+) -> Again:
+  """The descent from other starts, or under other limits.
 
   Args:
     searched: what has been searched.
@@ -128,23 +145,60 @@ def again(
     around: a design that the last lane starts at.
   """
   began = time.monotonic()
+  limits = searched.limits if limits is None else limits
   plan = dataclasses.replace(searched.plan, seed=seed)
   state = descent.start(searched.problem, searched.space, plan, searched.kept)
   if around is not None:
     share = space_lib.shares(searched.space, around.design)
     state = descent.begin_at(state, -1, share, around.choice)
+  state = _run(searched, limits, state, f"descent, seed {seed}")
+  found = descent.found(state)
+  optimum = settled(searched, limits, state) if found.feasible else None
+  return Again(optimum, found.value, time.monotonic() - began)
+
+
+def settled(
+  searched: Searched, limits: objective_lib.Limits, state: descent.State
+) -> study_lib.Optimum:
+  """The best lane, and the best after sizes have become buildable.
+
+  Args:
+    searched: what has been searched.
+    limits: that the descent kept.
+    state: after it; some lane has kept them.
+  """
+  found = descent.found(state)
+  snapped = descent.found(
+    snapping.snap(
+      searched.space, searched.plan, state,
+      lambda lanes: _run(searched, limits, lanes, "buildable sizes"),
+    )
+  )  # fmt: skip
+  return study_lib.Optimum(
+    study_lib.placed(searched.space, found),
+    study_lib.placed(searched.space, snapped if snapped.feasible else found),
+  )
+
+
+def _run(
+  searched: Searched,
+  limits: objective_lib.Limits,
+  state: descent.State,
+  what: str,
+) -> descent.State:
+  """The rounds that are left of a state, by the program of the descent."""
   state = descent.run(
     searched.problem,
     searched.space,
-    searched.limits if limits is None else limits,
+    limits,
     searched.plan,
     state=state,
     advance=searched.advance,
-    told=searched.bar(plan.rounds, f"descent, seed {seed}"),
+    told=searched.bar(searched.plan.rounds - int(state.rounds), what),
     stopped=searched.stopped,
   )
   searched.go_on()
-  return descent.found(state), time.monotonic() - began
+  return state
 
 
 def compared(
@@ -163,19 +217,23 @@ def compared(
   pricer = pricing.Pricer(problem)
 
   def descend(seed: int) -> dict[str, Any]:
-    found, spent = again(searched, seed=seed)
-    share = jnp.asarray(found.share)
-    at = study_lib.Designed(
-      space_lib.design(searched.space, share), found.choice
-    )
-    return {
+    found = again(searched, seed=seed)
+    row = {
       "method": "descent",
       "seed": seed,
-      "value": found.value if found.feasible else None,
-      "evaluations": evaluations(searched.plan),
-      "seconds": spent,
+      "value": None,
+      "evaluations": evaluations(searched.plan, searched.space),
+      "seconds": found.seconds,
+      "rounded": None,
+      "simulated": None,
+    }
+    if found.optimum is None:
+      return row
+    return {
+      **row,
+      "value": found.value,
       **study_lib.after_rounding(
-        searched.pricer, searched.space, searched.limits, at
+        searched.pricer, searched.space, searched.limits, found.optimum.snapped
       ),
     }
 

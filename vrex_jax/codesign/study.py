@@ -1,12 +1,12 @@
 """Steps of a co-design study; `experiments/codesign.py` strings them together.
 
-start ─► descent ─► optimum ─► rounding ─► rounded ─► simulation, real run
+start ─► descent ─► optimum ─► snapping, rounding ─► rounded ─► simulation, run
   │                    │                      │            └► confirmed
   └ elasticities       └ elasticities         └ verdict over the band
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -29,6 +29,7 @@ __all__ = [
   "Described",
   "Designed",
   "InfeasibleError",
+  "Optimum",
   "after_rounding",
   "calibrated_ratio",
   "certify",
@@ -36,6 +37,8 @@ __all__ = [
   "confirmed",
   "describe",
   "designed",
+  "optimum",
+  "placed",
   "refuse",
   "screen",
 ]
@@ -74,6 +77,34 @@ def designed(kept: Mapping[str, Any]) -> Designed:
     for name, value in kept["sizes"].items()
   }
   return Designed(space_lib.Design(**sizes), kept["choice"])
+
+
+class Optimum(NamedTuple):
+  """What a descent found.
+
+  Attributes:
+    free: the best point, of any sizes.
+    snapped: the best one with sizes that can be built (`snapping`), which is
+      what is rounded; the same where no such point keeps the limits.
+  """
+
+  free: Designed
+  snapped: Designed
+
+  def as_json(self) -> list[dict[str, Any]]:
+    """What `optimum` reads."""
+    return [one.as_json() for one in self]
+
+
+def optimum(kept: Sequence[Mapping[str, Any]]) -> Optimum:
+  """What `Optimum.as_json` gave."""
+  return Optimum(*map(designed, kept))
+
+
+def placed(space: space_lib.Space, found: descent.Found) -> Designed:
+  """What a descent found, as a design."""
+  design = space_lib.design(space, jnp.asarray(found.share))
+  return Designed(jax.tree.map(np.asarray, design), found.choice)
 
 
 class Described(NamedTuple):
