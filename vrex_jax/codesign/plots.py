@@ -39,7 +39,7 @@ def save_fronts(
   figure = plotting.figure(
     figsize=(4.4 * len(fronts), 3.6), layout="constrained"
   )
-  axes = figure.subplots(1, len(fronts), squeeze=False)[0]
+  axes = figure.subplots(1, len(fronts), squeeze=False, sharey=True)[0]
   for axis, (name, front) in zip(axes, fronts.items(), strict=True):
     title, scale = _NAMES[name]
     kept = [one for one in front if one["objective"] is not None]
