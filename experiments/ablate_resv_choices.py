@@ -106,14 +106,11 @@ def _check_flags() -> None:
       f"--{beside[0]} is given beside --recording; a recording is of a video"
       " and a model already: give one of the two"
     )
-  if _RESUME.value and _OUT.value is None:
-    raise InputError(
-      "--resume is given without --out; rows are taken over from that folder:"
-      " add --out"
-    )
   model_source.check_shape(_CHECKPOINT.value, _PRESET.value)
   pictures = [] if _DISTURB.value else ["plot.png"]
-  command.check_out(_OUT.value, ["config.toml", "metrics.json", *pictures])
+  command.check_out(
+    _OUT.value, ["config.toml", "metrics.json", *pictures], resume=_RESUME.value
+  )
   if _OUT.value is not None and pictures:
     plotting.check_installed()
 

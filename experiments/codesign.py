@@ -177,14 +177,11 @@ _SHOWN = 0.02
 
 
 def _check_flags() -> None:
-  if _RESUME.value and _OUT.value is None:
-    raise InputError(
-      "--resume is given without --out; a study goes on from that folder: add"
-      " --out"
-    )
   if _COMPARATORS.value:
     comparators.check_installed()
-  command.check_out(_OUT.value, (*_FILES, _SEARCH, _STEPS_FILE))
+  command.check_out(
+    _OUT.value, (*_FILES, _SEARCH, _STEPS_FILE), resume=_RESUME.value
+  )
   if _OUT.value is not None and not _RESUME.value:
     begun = pathlib.Path(_OUT.value) / _STEPS_FILE
     if begun.exists():

@@ -178,9 +178,7 @@ def _shares() -> list[float]:
 def _check_flags() -> tuple[list[str], list[matched.Case]]:
   """Every mistake that can be seen before the work; parts and cases."""
   if _SMOKE.value:
-    for name, value in _SMOKE_SETTINGS.items():
-      if not flags.FLAGS[name].present:
-        flags.FLAGS[name].value = value
+    command.set_defaults(_SMOKE_SETTINGS)
   parts = _one_of(_PARTS, _ALL_PARTS)
   matching.check_methods(_POLICIES.value)
   variants = _one_of(_VARIANTS, matching.VARIANTS)
@@ -208,12 +206,7 @@ def _check_flags() -> tuple[list[str], list[matched.Case]]:
       f"--memory_bytes is {_MEMORY_BYTES.value}; it must be a number of bytes:"
       " try --memory_bytes=1e9"
     )
-  if _RESUME.value and _OUT.value is None:
-    raise InputError(
-      "--resume is given without --out; rows are taken over from that folder:"
-      " add --out"
-    )
-  command.check_out(_OUT.value, _FILES)
+  command.check_out(_OUT.value, _FILES, resume=_RESUME.value)
   if _OUT.value is not None:
     plotting.check_installed()
   return parts, cases

@@ -93,13 +93,8 @@ def _check_flags() -> None:
       "--video is missing; it must name a video file: for example"
       " --video=clip.mp4"
     )
-  if _RESUME.value and _OUT.value is None:
-    raise InputError(
-      "--resume is given without --out; policies are taken over from that"
-      " folder: add --out"
-    )
   model_source.check_shape(_CHECKPOINT.value, _PRESET.value)
-  command.check_out(_OUT.value, _FILES)
+  command.check_out(_OUT.value, _FILES, resume=_RESUME.value)
   if _OUT.value is not None:
     plotting.check_installed()
 

@@ -190,12 +190,9 @@ def _check_flags() -> None:
       f"--benchmark is {_BENCHMARK.value} and --data is missing; it must name"
       " the folder with the annotation and the videos: add --data"
     )
-  if _RESUME.value and _OUT.value is None:
-    raise InputError(
-      "--resume is given without --out; cells are taken over from that folder:"
-      " add --out"
-    )
-  command.check_out(_OUT.value, _FILES if is_rooms else _BENCHMARK_FILES)
+  command.check_out(
+    _OUT.value, _FILES if is_rooms else _BENCHMARK_FILES, resume=_RESUME.value
+  )
   if _OUT.value is not None and is_rooms:
     plotting.check_installed()
 

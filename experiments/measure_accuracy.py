@@ -93,9 +93,7 @@ Rows = list[dict[str, Any]]
 
 def _check_flags() -> None:
   if _SMOKE.value:
-    for name, value in _SMOKE_SETTINGS.items():
-      if not flags.FLAGS[name].present:
-        flags.FLAGS[name].value = value
+    command.set_defaults(_SMOKE_SETTINGS)
   for name in _DISTURB.value:
     if name not in accuracy_kept.SIZES:
       raise InputError(
@@ -107,13 +105,8 @@ def _check_flags() -> None:
       f"--batches is {_BATCHES.value} and --pool {_POOL.value}; a setting is"
       " asked on some batches of the pool: raise --pool"
     )
-  if _RESUME.value and _OUT.value is None:
-    raise InputError(
-      "--resume is given without --out; points are taken over from that"
-      " folder: add --out"
-    )
   _hamming()
-  command.check_out(_OUT.value, _FILES)
+  command.check_out(_OUT.value, _FILES, resume=_RESUME.value)
 
 
 def _hamming() -> list[int]:

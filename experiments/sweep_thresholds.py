@@ -163,9 +163,7 @@ def _recent() -> list[int | None]:
 def _check_flags() -> sweep_time.Plan:
   """Every mistake that can be seen before the work."""
   if _SMOKE.value:
-    for name, value in _SMOKE_SETTINGS.items():
-      if not flags.FLAGS[name].present:
-        flags.FLAGS[name].value = value
+    command.set_defaults(_SMOKE_SETTINGS)
   of_stream = (_CHECKPOINT, _FRAMES, _SEED, _CLOSED_LOOP, _KEEP_RECORD, _TIME)
   beside = [flag.name for flag in of_stream if flag.present and flag.value]
   if _RECORD.value is not None and beside:

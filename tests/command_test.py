@@ -6,6 +6,7 @@ import sys
 
 import jax
 import pytest
+from absl import flags
 
 from tests import scripts
 from vrex_jax import command
@@ -193,3 +194,13 @@ def test_jax_s_own_variable_is_left_alone(cache_folder, monkeypatch, tmp_path):
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
   command.use_compilation_cache(None)
   assert cache_folder() is None
+
+
+def test_defaults_are_for_what_the_command_line_leaves_out(monkeypatch):
+  own = flags.FlagValues()
+  for name in ("frames", "batch"):
+    flags.DEFINE_integer(name, 512, "Of a test.", flag_values=own)
+  own(["script", "--frames=8"])
+  monkeypatch.setattr(flags, "FLAGS", own)
+  command.set_defaults({"frames": 64, "batch": 2})
+  assert (own["frames"].value, own["batch"].value) == (8, 2)

@@ -4,10 +4,10 @@ import jax
 import pytest
 
 from tests import stepping
-from tests.baselines import toys
 from vrex_jax import policy as policy_lib
 from vrex_jax import stream_state
 from vrex_jax import testing
+from vrex_jax.baselines import oracle_topk
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from vrex_jax import testing
 )
 def test_the_driver_asks_the_layers_that_retrieve(dense, lookahead, asked):
   """Seen while the step is traced; nothing is compiled."""
-  plain = toys.nothing()
+  plain = oracle_topk.oracle_topk(budget=1)
   found = []
 
   def select(state, view, layer, queries, stage):

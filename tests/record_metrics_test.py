@@ -1,7 +1,10 @@
 """What a run says of itself: its settings' hash, its command, its memory."""
 
+import tomllib
+
 import numpy as np
 
+from tests import run_folders
 from vrex_jax import record
 
 
@@ -12,15 +15,22 @@ def test_the_hash_is_of_settings_not_of_places_or_order():
   assert set(mine) <= set("0123456789abcdef")
   assert record.config_hash(dict(reversed(config.items()))) == mine
   places = {"out": "runs/a", "profile": "p", "compilation_cache": None}
-  assert record.config_hash({**config, **places}) == mine
+  assert record.config_hash({**config, **places, "resume": True}) == mine
   for changed in (
     {"fps": 3.0},
     {"question": ["1: b"]},
     {"question": []},
     {"planned": [{"capacity": 4}]},
-    {"more": None},
+    {"more": False},
   ):
     assert record.config_hash({**config, **changed}) != mine
+
+
+def test_the_hash_is_that_of_the_file_that_was_kept(tmp_path):
+  config = {"fps": 1e-3, "size": (3, 4), "video": None, "text": "é", "on": True}
+  run_folders.write(tmp_path, config=config)
+  kept = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))
+  assert record.config_hash(kept) == record.config_hash(config)
 
 
 def test_metrics_say_what_ran(monkeypatch):

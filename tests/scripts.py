@@ -11,15 +11,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 __all__ = [
   "Done",
+  "check_mistake",
   "environment",
   "lacking",
   "random_weights",
   "run_each",
+  "run_named",
   "run_python",
   "run_until",
 ]
@@ -63,6 +65,14 @@ class Done(NamedTuple):
   code: int
   stdout: str
   stderr: str
+
+
+def check_mistake(done: Done, said: str) -> None:
+  """Exit code 2, and one sentence on standard error that says so."""
+  assert done.code == 2, done
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("error: "), line
+  assert said in done.stderr, line
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -173,3 +183,13 @@ def run_each(
     )
     for index, code in enumerate(codes)
   ]
+
+
+def run_named(
+  script: str | os.PathLike[str],
+  cases: Mapping[str, Sequence[str]],
+  **options: Any,
+) -> dict[str, Done]:
+  """`run_each` of arguments by name: how each ended, by the same names."""
+  done = run_each(script, list(cases.values()), **options)
+  return dict(zip(cases, done, strict=True))

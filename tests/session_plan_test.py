@@ -110,6 +110,7 @@ def test_a_larger_capacity_is_the_user_s(model):
   ("text", "sentence"),
   [
     ("quest(budget=1600)", "budget is 1600; .* 160 slots of the cache"),
+    ("infinigenp(budget=1600)", "budget is 1600; .* 160 slots of the cache"),
     ('rekv + per_layer(9, "full")', "layers has 9; the model's are 0 to"),
   ],
 )

@@ -11,36 +11,30 @@ import struct
 import types
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from tests import films
+from tests import sessions
 from vrex_jax import errors
 from vrex_jax import interrupt
 from vrex_jax import model_source
 from vrex_jax import programs
 from vrex_jax import questions as questions_lib
-from vrex_jax import resize
 from vrex_jax import session
 from vrex_jax import session_plan
 from vrex_jax import trace as trace_lib
-from vrex_jax import video
-from vrex_jax.baselines import full as full_lib
 from vrex_jax.baselines import sliding_window as sliding_window_lib
-from vrex_jax.models import decoder as decoder_lib
 from vrex_jax.models import presets
 from vrex_jax.models import video_llm
 from vrex_jax.tasks import render
 
-FRAMES, FRAME, FPS, BLOCK, MAX_TOKENS = 12, 16, 2.0, 4, 3
-OPTIONS = session_plan.Options(
-  block_frames=BLOCK, max_tokens=MAX_TOKENS, system="Be brief.", record=True
-)
+FRAMES, FRAME, FPS = sessions.FRAMES, sessions.FRAME, sessions.FPS
+BLOCK, MAX_TOKENS = sessions.BLOCK, sessions.MAX_TOKENS
+OPTIONS, FULL = sessions.OPTIONS, sessions.FULL
+Told, stream = sessions.Told, sessions.stream
 FEW_SLOTS = dataclasses.replace(OPTIONS, capacity=9 * FRAME, record=False)
 FRAMES_ALONE = dataclasses.replace(OPTIONS, system=None)
 QUESTIONS = questions_lib.parse_questions(["1: what?", "0: first?", "6: last?"])
-FULL = full_lib.full()
 WINDOW = sliding_window_lib.sliding_window(frames=2)
 
 
@@ -90,46 +84,6 @@ def compile_once():
     yield
 
 
-class Told:
-  """A `Progress` that remembers, and may do something on the way."""
-
-  def __init__(self, on_frames=lambda count: None):
-    self.said, self.notes, self.compiling = [], [], []
-    self._on_frames = on_frames
-
-  def progress(self):
-    return session.Progress(
-      note=self.notes.append,
-      begin=lambda: self.said.append("begin"),
-      frames=self._frames,
-      answer=lambda question, answer, tokens: self.said.append(
-        (question, answer, tokens)
-      ),
-      compiling=self.compiling.append,
-    )
-
-  def _frames(self, count):
-    self.said.append(count)
-    self._on_frames(count)
-
-
-def stream(
-  model,
-  video_path,
-  policy=FULL,
-  questions=(),
-  *,
-  told=None,
-  source=None,
-  options=OPTIONS,
-  stopped=lambda: False,
-):
-  source = source or session_plan.find_source(video_path, fps=FPS)
-  plan = session_plan.plan_stream(model, policy, source, questions, options)
-  told = told or Told()
-  return session.stream_policy(model, policy, plan, told.progress(), stopped)
-
-
 # The whole film, three questions, undone.
 
 
@@ -141,49 +95,6 @@ def asked(model, film):
   plan = session_plan.plan_stream(model, FULL, source, QUESTIONS, OPTIONS)
   result = session.stream_policy(model, FULL, plan, told.progress())
   return types.SimpleNamespace(plan=plan, told=told, result=result)
-
-
-def pixels_of(model, film):
-  image = model.config.image
-  pictures = [frame.pixels for frame in video.read_frames(film, fps=FPS)]
-  height, width = pictures[0].shape[:2]
-  resizer = resize.Resizer.create(height, width, image.size, image.resize)
-  return np.stack([resizer(picture) for picture in pictures])
-
-
-def oracle(model, pixels, plan):
-  """(frames seen, question) -> answer, by passes over everything at once."""
-  module = decoder_lib.Decoder(model.config.decoder)
-  variables = {"params": model.params["decoder"]}
-  embed = jax.jit(lambda ids: module.apply(variables, ids, method="embed"))
-  hidden, valid = jax.jit(
-    lambda frames: video_llm.embed_frame_tokens(
-      model.config,
-      model.params,
-      frames,
-      jnp.zeros(len(frames), bool),
-      dtype=jnp.float32,
-    )
-  )(pixels)
-  assert np.all(valid)
-  # Attention is causal: what is padded behind changes nothing before it.
-  decode = jax.jit(lambda rows: module.apply(variables, rows[None])[0])
-  padded = np.zeros((plan.config.capacity, hidden.shape[-1]), np.float32)
-  words = lambda ids: np.asarray(embed(np.array([ids + [0] * (64 - len(ids))])))
-  text = lambda ids: words(ids)[0, : len(ids)]
-
-  def answer(seen, question):
-    asked = plan.text.questions[question]
-    said = []
-    for _ in range(MAX_TOKENS):
-      frames = np.asarray(hidden[:seen]).reshape(-1, hidden.shape[-1])
-      rows = [text(plan.text.prompt), frames, text(asked + said)]
-      length = sum(map(len, rows))
-      padded[:length] = np.concatenate(rows)
-      said.append(int(np.argmax(decode(padded)[length - 1])))
-    return said
-
-  return answer
 
 
 def test_every_frame_is_streamed_once(asked):
@@ -224,7 +135,7 @@ def test_undone_questions_take_no_slot_in_the_end(asked):
 
 
 def test_answers_are_the_decoder_s_without_a_cache(asked, model, film):
-  answer = oracle(model, pixels_of(model, film), asked.plan)
+  answer = sessions.oracle(model, sessions.pixels_of(model, film), asked.plan)
   for index, seen in enumerate((1, 3, 12)):
     told = asked.result.row["answers"][index]
     expected = answer(seen, index)

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.baselines import toys
 from vrex_jax import bitmap
 from vrex_jax import policy as policy_lib
 from vrex_jax import policy_syntax
@@ -14,6 +13,8 @@ from vrex_jax import stream_state
 from vrex_jax import testing
 
 BATCH = 2
+FREEKV = policy_syntax.make_policy("freekv")
+H2O = policy_syntax.make_policy("h2o(heavy=6, recent=8)")
 
 
 def config_of(**changes):
@@ -98,19 +99,22 @@ def test_windows_and_knobs_are_data():
 
 
 def test_a_policy_may_fix_what_is_resident():
-  state = state_of(toys.freekv(), resident_tokens=64)
-  assert int(state.resident_tokens) == 0
-  assert state.prefetched.shape == (2, BATCH, 2, 16)
+  policy = policy_syntax.make_policy("flexgen")
+  assert int(state_of(policy, resident_tokens=64).resident_tokens) == 0
+
+
+def test_a_set_is_kept_for_a_policy_that_asks_for_the_next_step():
+  assert state_of(FREEKV).prefetched.shape == (2, BATCH, 2, 16)
 
 
 def test_no_two_leaves_of_a_new_state_share_a_buffer():
   """Donating one must not take another with it."""
-  state = state_of(toys.h2o())
+  state = state_of(H2O)
   pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
   assert len(set(pointers)) == len(pointers)
 
 
-@pytest.mark.parametrize("policy", [toys.freekv(), toys.h2o()])
+@pytest.mark.parametrize("policy", [FREEKV, H2O])
 def test_restoring_a_snapshot_undoes_everything_but_keys_and_values(policy):
   state = filled(policy)
   saved = stream_state.snapshot(state)
@@ -124,9 +128,9 @@ def test_restoring_a_snapshot_undoes_everything_but_keys_and_values(policy):
   assert held < state.cache.key.nbytes
 
 
-@pytest.mark.parametrize("by_query", [False, True])
-def test_compaction_tells_the_policy_and_moves_what_was_prefetched(by_query):
-  policy = evicting(toys.h2o(by_query=by_query))
+@pytest.mark.parametrize("heads", ["kv", "query"])
+def test_compaction_tells_the_policy_and_moves_what_was_prefetched(heads):
+  policy = evicting(policy_syntax.make_policy(f"h2o(heads={heads})"))
   state = filled(policy)
   after = jax.jit(lambda state_: stream_state.compact(policy, state_))(state)
   held = int(stream_state.slots_held(state))
@@ -142,13 +146,13 @@ def test_compaction_tells_the_policy_and_moves_what_was_prefetched(by_query):
     np.testing.assert_array_equal(new[: len(kept)], old[kept])
     for name in ("mass", "mine"):
       np.testing.assert_array_equal(
-        after.policy[name][stream, layer, row, : len(kept)],
-        np.asarray(state.policy[name])[stream, layer, row, kept],
+        getattr(after.policy, name)[stream, layer, row, : len(kept)],
+        np.asarray(getattr(state.policy, name))[stream, layer, row, kept],
       )
 
 
 def test_slots_held_ignores_what_lies_beyond_the_cursor():
-  state = state_of(toys.h2o())
+  state = state_of(H2O)
   valid = np.zeros(state.cache.slots.valid.shape, bool)
   valid[0, 0, 0, [3, 4, 50]] = True
   valid[1, 1, 1, [0, 60, 61, 62]] = True
@@ -160,7 +164,7 @@ def test_slots_held_ignores_what_lies_beyond_the_cursor():
 
 
 def test_layers_retrieve_from_the_lookahead_on_in_the_stages_asked_for():
-  policy = toys.quest(stages=("frame",))
+  policy = policy_syntax.make_policy("quest(dense_layers=0, stages=frame)")
   for lookahead in (0, 1):
     config = config_of(lookahead=lookahead)
     layers = stream_state.retrieving_layers(config, policy)
@@ -188,10 +192,10 @@ def test_the_spec_names_every_chunk():
 )
 def test_a_policy_without_a_function_it_needs_is_refused(hook, said):
   with pytest.raises(ValueError, match=said):
-    state_of(toys.h2o()._replace(**{hook: None}))
+    state_of(H2O._replace(**{hook: None}))
 
 
 def test_an_unknown_granularity_is_refused():
-  policy = toys.nothing()._replace(needs=policy_lib.Needs(granularity="head"))
+  needs = policy_lib.Needs(granularity="head")
   with pytest.raises(ValueError, match="granularity is 'head'"):
-    policy_lib.rows_of(policy.needs, testing.decoder_config())
+    policy_lib.rows_of(needs, testing.decoder_config())

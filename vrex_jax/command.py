@@ -25,6 +25,7 @@ __all__ = [
   "MAX_SEED",
   "check_out",
   "run",
+  "set_defaults",
   "settings",
   "use_compilation_cache",
   "write_study",
@@ -74,16 +75,35 @@ def settings() -> dict[str, Any]:
   return {flag.name: flag.value for flag in own}
 
 
-def check_out(out: str | None, names: Sequence[str]) -> None:
+def set_defaults(values: Mapping[str, Any]) -> None:
+  """Sets the flags that the command line leaves out, as --smoke does.
+
+  Args:
+    values: name of a flag -> value.
+  """
+  for name, value in values.items():
+    if not flags.FLAGS[name].present:
+      flags.FLAGS[name].value = value
+
+
+def check_out(
+  out: str | None, names: Sequence[str], *, resume: bool = False
+) -> None:
   """Raises before the work when --out could not be written.
 
   Args:
     out: the flag's value; None when results are not kept.
     names: of the files that will be written.
+    resume: --resume is given.
 
   Raises:
-    InputError: see `record.check_folder`.
+    InputError: --resume without --out; else see `record.check_folder`.
   """
+  if resume and out is None:
+    raise InputError(
+      "--resume is given without --out; what is done is taken over from that"
+      " folder: add --out"
+    )
   if out == "":
     raise InputError("--out is empty; it must name a folder: try --out=runs/a")
   if out is not None:

@@ -2,7 +2,9 @@
 
 A run folder is written at the end of a run, all files together: they are made
 in a hidden folder inside it and moved out, so that a failure leaves nothing
-behind.
+behind. config.toml is moved first and metrics.json, which holds the hash of
+that configuration, last: where a run is killed between two moves, either both
+are of the same settings, or they do not fit (`study.resume` refuses those).
 """
 
 import contextlib
@@ -46,7 +48,7 @@ __all__ = [
 SCHEMA = 1
 """Version of metrics.json."""
 
-_PLACES = ("out", "profile", "compilation_cache")
+_UNCOUNTED = ("out", "profile", "compilation_cache", "resume")
 _ALWAYS = ("config.toml", "metrics.json", "frames.csv", "trace.npz")
 
 STREAMING_FIELDS = (
@@ -74,14 +76,17 @@ STREAMING_FIELDS = (
 def config_hash(config: Mapping[str, Any]) -> str:
   """First 16 hexadecimal digits of the SHA-256 of a configuration.
 
-  Settings that only say where files go do not count.
+  Settings that only say where files go, or that an earlier run goes on, do not
+  count, nor do those that are None: it is the same for what config.toml holds.
 
   Example:
     >>> config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
     True
   """
   computed = {
-    name: value for name, value in config.items() if name not in _PLACES
+    name: value
+    for name, value in _tidy(config).items()
+    if name not in _UNCOUNTED
   }
   text = json.dumps(computed, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -245,7 +250,8 @@ def write_folder(
     Paths of the files written.
 
   Raises:
-    InputError: the folder cannot be written; it is left as it was.
+    InputError: the folder cannot be written; it is left as it was, unless a
+      file that was written cannot be moved (see the top of this page).
   """
   writers: dict[str, Callable[[pathlib.Path], None]] = {
     "config.toml": lambda path: _write_text(path, tomli_w.dumps(_tidy(config))),
@@ -271,7 +277,8 @@ def write_folder(
       for name in names:
         writers[name](staging / name)
       stale = _earlier_files(out) - set(names)
-      written = [(staging / name).replace(out / name) for name in names]
+      for name in sorted(names, key=_order):
+        (staging / name).replace(out / name)
     finally:
       shutil.rmtree(staging, ignore_errors=True)
   except BaseException as error:
@@ -285,7 +292,12 @@ def write_folder(
     report(
       f"removed from {out}, files of the run before: {', '.join(sorted(stale))}"
     )
-  return written
+  return [out / name for name in names]
+
+
+def _order(name: str) -> int:
+  """Place of a file among the moves."""
+  return {"config.toml": 0, "metrics.json": 2}.get(name, 1)
 
 
 def _earlier_files(out: pathlib.Path) -> set[str]:

@@ -226,7 +226,7 @@ def plan_stream(
   if options.block_frames is None:
     options = dataclasses.replace(options, block_frames=1 if source.live else 8)
   config = _stream_config(model, policy, source, options, text)
-  stream_state.check_fits(config, policy)
+  stream_state.check_fits(config, policy, model.params)
   return Plan(config, source, tuple(questions), text, options)
 
 

@@ -162,19 +162,34 @@ def retrieving_layers(
   ]
 
 
-def check_fits(config: StreamConfig, policy: policy_lib.KVPolicy) -> None:
+def check_fits(
+  config: StreamConfig, policy: policy_lib.KVPolicy, params: Parameters
+) -> None:
   """Refuses, before any work, a policy that cannot begin with these shapes.
 
-  Nothing is allocated. Policies that read weights or a sample, or whose `init`
-  does what cannot be traced, are refused by `init` alone.
+  Nothing is allocated: `init` is traced, up to the first thing it does that
+  cannot be. Sizes that are read after that (the second of two policies joined
+  by `per_layer` where the first prepares from numbers of the weights), and
+  those of policies that cannot do without a sample, are refused by `init`.
+
+  Args:
+    config: shapes.
+    policy: the policy.
+    params: model parameters; only their shapes are seen.
 
   Raises:
     InputError: an argument does not fit, such as a budget above the capacity.
   """
-  if policy.needs.weights or policy.needs.sample:
+  if policy.needs.sample:
     return
+  begin = lambda weights: policy.init(
+    spec_of(config), weights, policy.knobs, None
+  )
   with contextlib.suppress(jax.errors.JAXTypeError):
-    jax.eval_shape(lambda: policy.init(spec_of(config), {}, policy.knobs, None))
+    if policy.needs.weights:
+      jax.eval_shape(lambda stored: begin(dense.to_plain(stored)), params)
+    else:
+      jax.eval_shape(lambda: begin({}))
 
 
 def init(

@@ -55,6 +55,7 @@ def test_a_mistake_is_one_sentence(text, sentence):
     ("quest(budget=128)", "budget"),
     ("rekv(frames=128)", "frames"),
     ("livevlm(memory=128)", "memory"),
+    ("infinipot_v(memory=128)", "memory"),
     ("infinipot_v(memory=128, target=9)", "memory"),
     ("inf_mllm(relevant_tokens=128)", "relevant_tokens"),
   ],
@@ -67,6 +68,13 @@ def test_more_than_the_cache_holds_is_refused_when_a_stream_begins(text, name):
     bare.Bare(policy)
   fix = str(told.value).rpartition("try ")[2]
   bare.Bare(policy_syntax.make_policy(text.replace(f"{name}=128", fix)))
+
+
+def test_a_target_is_mended_with_its_memory():
+  policy = policy_syntax.make_policy("infinipot_v(memory=128, target=99)")
+  with pytest.raises(errors.InputError, match=r"try memory=30, target=22$"):
+    bare.Bare(policy)
+  bare.Bare(policy_syntax.make_policy("infinipot_v(memory=30, target=22)"))
 
 
 @pytest.mark.parametrize(

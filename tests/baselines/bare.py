@@ -6,6 +6,7 @@ and an oracle finds everything it needs in plain arrays.
 """
 
 import copy
+import types
 
 import jax
 import jax.numpy as jnp
@@ -57,10 +58,10 @@ class Bare:
 
   def __init__(
     self, policy, *, group=2, kv_heads=2, knobs=None, jit=True, seed=0,
-    chunk_tokens=6, sample=None, params=None, layers=LAYERS,
+    chunk_tokens=6, sample=None, params=None, layers=LAYERS, lookahead=0,
   ):  # fmt: skip
     self.policy, self.group, self.kv_heads = policy, group, kv_heads
-    self.layers = layers
+    self.layers, self.lookahead = layers, lookahead
     self.sample = sample
     self.heads = group * kv_heads
     self.params = params or projections(self.heads, kv_heads)
@@ -143,80 +144,106 @@ class Bare:
     query_raw, raw, value = inputs or (
       draw(self.heads), draw(self.kv_heads), draw(self.kv_heads),
     )  # fmt: skip
-    valid = length if valid is None else valid
-    there = np.arange(length) < valid
-    own = self.seen + np.minimum(np.arange(length), max(valid - 1, 0))
-    self.query, key = self.turn(query_raw, own), self.turn(raw, own)
-    start, kind = self.cursor, STAGES.index(stage)
-    for table, new in ((self.key, key), (self.raw, raw), (self.value, value)):
-      table[:, :, start : start + length] = new
-    needs, view = self.policy.needs, self.view()
+    self.open(stage, length, length if valid is None else valid, first, last)
+    self.append(raw, value)
+    self.query = self.turn(query_raw, self.now.position)
     found = []
     for layer in range(self.layers):
-      if not policy_lib.retrieves(needs, stage, layer, 0):
-        found.append((policy_lib.attend_all(), None))
-        continue
-      queries = policy_lib.Queries(
-        jnp.asarray(self.query[layer]), jnp.asarray(query_raw[layer]),
-        jnp.asarray(own, jnp.int32), jnp.full(length, kind, jnp.int8),
-        jnp.asarray(there), jnp.asarray(first), jnp.asarray(last),
-      )  # fmt: skip
-      selection, self.state, counts = self._select(
-        self.state, view, layer, queries, stage
-      )
-      found.append((selection, counts))
-      if needs.mass:
-        mass = self._mass(selection, layer, there, start)
-        self.state = self.policy.feedback(
-          self.state, layer, jnp.asarray(mass), stage
-        )
-    self.valid[:, :, start : start + length] = there
-    self.position[start : start + length] = own
-    self.frames += stage == "frame"
-    self.frame[start : start + length] = self.frames - 1
-    self.kind[start : start + length] = kind
-    self.cursor += valid
-    self.seen += valid
+      found.append(self.ask(layer, query_raw[layer]))
+      if self.policy.needs.mass and found[-1][1] is not None:
+        self.hear(layer, self._mass(found[-1][0], layer))
+    self.close(query_raw)
+    return found
+
+  def open(self, stage, length, valid, first=False, last=False):
+    """Begins a chunk of `length` tokens, of which the first `valid` count."""
+    offset = np.minimum(np.arange(length), max(valid - 1, 0))
+    self.now = types.SimpleNamespace(
+      stage=stage, kind=STAGES.index(stage), start=self.cursor, valid=valid,
+      position=self.seen + offset, there=np.arange(length) < valid,
+      first=jnp.asarray(first), last=jnp.asarray(last),
+    )  # fmt: skip
+    # The live slots before the chunk.
+    self.before = self.valid & (np.arange(SLOTS) < self.cursor)
+
+  def append(self, raw, value):
+    """The chunk's keys and values of all layers: [L, K, T, H]."""
+    new = slice(self.now.start, self.now.start + raw.shape[2])
+    self.key[:, :, new] = self.turn(raw, self.now.position)
+    self.raw[:, :, new], self.value[:, :, new] = raw, value
+
+  def ask(self, layer, query_raw):
+    """What a layer selects for queries [N, T, H], and its counts or None."""
+    now = self.now
+    if not policy_lib.retrieves(
+      self.policy.needs, now.stage, layer, self.lookahead
+    ):
+      return policy_lib.attend_all(), None
+    queries = policy_lib.Queries(
+      jnp.asarray(self.turn(query_raw, now.position)),
+      jnp.asarray(query_raw, jnp.float32),
+      jnp.asarray(now.position, jnp.int32),
+      jnp.full(now.there.shape, now.kind, jnp.int8),
+      jnp.asarray(now.there), now.first, now.last,
+    )  # fmt: skip
+    selection, self.state, counts = self._select(
+      self.state, self.view(), layer, queries, now.stage
+    )
+    return selection, counts
+
+  def hear(self, layer, mass):
+    """Attention f[A, S] that a layer's slots received."""
+    self.state = self.policy.feedback(
+      self.state, layer, jnp.asarray(mass, jnp.float32), self.now.stage
+    )
+
+  def close(self, query_raw):
+    """Commits the chunk, lets the policy write it, drops what is not kept."""
+    now = self.now
+    new = slice(now.start, now.start + len(now.there))
+    self.frames += now.stage == "frame"
+    self.valid[:, :, new], self.position[new] = now.there, now.position
+    self.frame[new], self.kind[new] = self.frames - 1, now.kind
+    self.cursor += now.valid
+    self.seen += now.valid
     chunk = policy_lib.Chunk(
-      *map(jnp.asarray, (key, raw, value, query_raw)),
-      jnp.asarray(own, jnp.int32),
-      jnp.full(length, self.frames - 1, jnp.int32),
-      jnp.full(length, kind, jnp.int8),
-      jnp.asarray(there), jnp.int32(start), jnp.asarray(first),
-      jnp.asarray(last),
+      *(
+        jnp.array(table[:, :, new])
+        for table in (self.key, self.raw, self.value)
+      ),
+      jnp.asarray(query_raw, jnp.float32),
+      jnp.asarray(now.position, jnp.int32),
+      jnp.array(self.frame[new]), jnp.array(self.kind[new]),
+      jnp.asarray(now.there), jnp.int32(now.start), now.first, now.last,
     )  # fmt: skip
     self.state, keep, self.written = self._write(
-      self.state, self.view(), chunk, stage
+      self.state, self.view(), chunk, now.stage
     )
     if keep is not None:
-      assert needs.evicts
+      assert self.policy.needs.evicts
       self.valid &= np.asarray(keep)
-    return found
 
   def sets(self, selection, layer, part=0):
     """Slots of every row of a part, cut to the live ones: b[A, S]."""
     rows = policy_lib.rows_of(self.policy.needs, self.spec.decoder)
-    # The live slots before the chunk.
     live = np.repeat(self.before[layer], rows // self.kv_heads, axis=0)
     slots = selection.parts[part].slots
     return live if slots is None else unpack(slots) & live
 
   def frame_sets(self, *arguments, **named):
     """`chunk`, and for each layer the sets of its first part, b[A, S]."""
-    self.before = self.valid & (np.arange(SLOTS) < self.cursor)
     found = self.chunk(*arguments, **named)
     return [self.sets(one, layer) for layer, (one, _) in enumerate(found)]
 
-  def _mass(self, selection, layer, there, start):
+  def _mass(self, selection, layer):
     """Attention of the chunk's valid rows, added: f32[A, S]."""
     rows = policy_lib.rows_of(self.policy.needs, self.spec.decoder)
-    self.before = self.valid & (np.arange(SLOTS) < start)
     sets = self.sets(selection, layer)
     mass = np.zeros((rows, SLOTS), "f4")
     for head in range(self.heads):
       row, kv = head * rows // self.heads, head // self.group
-      for token in np.nonzero(there)[0]:
-        own = start + np.arange(token + 1)
+      for token in range(self.now.valid):
+        own = self.now.start + np.arange(token + 1)
         slots = np.append(np.nonzero(sets[row])[0], own)
         score = self.key[layer, kv, slots] @ self.query[layer, head, token]
         mass[row, slots] += reference.softmax_rows(score[None] / WIDTH**0.5)[0]

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 
 from tests import stepping
-from tests.baselines import toys
 from vrex_jax import errors
 from vrex_jax import policy as policy_lib
 from vrex_jax import stream_state
 from vrex_jax import testing
 from vrex_jax.baselines import combinators
 from vrex_jax.baselines import full as full_lib
+from vrex_jax.baselines import h2o
+from vrex_jax.baselines import random_tokens
 
 LENGTH, FRAMES = 5, 6
+EMPTY = {"budget_tokens": 0, "budget_share": 1.0}
+NOTHING = random_tokens.random()._replace(knobs=EMPTY)
+"""Selects no slot: what is attended is the driver's doing."""
 
 
 def run(policy, recent_tokens=0):
@@ -38,14 +42,14 @@ SEEN = (LENGTH * np.arange(FRAMES)).reshape(-1, 1, 1)
 
 
 def test_sinks_are_the_first_tokens_of_the_stream():
-  found = run(combinators.keep_sink(toys.nothing(), 7))
+  found = run(combinators.keep_sink(NOTHING, 7))
   expected = np.broadcast_to(np.minimum(SEEN, 7), (FRAMES, 1, 2))
   np.testing.assert_array_equal(found.attended, expected)
 
 
 def test_kept_recent_tokens_are_the_driver_s_recent_tokens():
-  mine = run(combinators.keep_recent(toys.nothing(), 7))
-  drivers = run(toys.nothing(), recent_tokens=7)
+  mine = run(combinators.keep_recent(NOTHING, 7))
+  drivers = run(NOTHING, recent_tokens=7)
   np.testing.assert_array_equal(mine.attended, drivers.attended)
   np.testing.assert_array_equal(mine.out, drivers.out)
 
@@ -55,12 +59,12 @@ def test_slots_of_another_part_are_not_attended_twice():
 
   def select(state, view, layer, queries, stage):
     del stage
-    nothing = toys.nothing().select(state, view, layer, queries, "frame")
+    nothing = NOTHING.select(state, view, layer, queries, "frame")
     empty = nothing[0].parts[0]
     some = policy_lib.Part(slots=empty.slots.at[:, 0].set(0b10110))
     return policy_lib.Selection((empty, some)), state, nothing[2]
 
-  policy = toys.nothing()._replace(select=select)
+  policy = NOTHING._replace(select=select)
   found = run(combinators.keep_sink(policy, 4))
   # Sinks 0 … 3 and slots 1, 2, 4: five slots.
   expected = np.broadcast_to(np.minimum(SEEN, 5), (FRAMES, 1, 2))
@@ -71,9 +75,7 @@ def test_what_is_always_read_is_asked_for_in_time():
   """A policy that prefetches: the set for the next step has the sinks, too."""
   rows = jnp.array([[0b10000], [0b1000000]], jnp.uint32)
   selection = policy_lib.Selection((policy_lib.Part(rows),), prefetch=rows)
-  inner = toys.nothing()._replace(
-    select=lambda state, *rest: (selection, state, None)
-  )
+  inner = NOTHING._replace(select=lambda state, *rest: (selection, state, None))
   found, _, _ = combinators.keep_sink(inner, 2).select(
     {"inner": {}, "keep_sink": jnp.int32(2)},
     types.SimpleNamespace(slots=types.SimpleNamespace(position=jnp.arange(32))),
@@ -88,7 +90,7 @@ def test_what_is_always_read_is_asked_for_in_time():
 
 def test_an_evictor_by_query_head_takes_sinks():
   """The sinks of every row, as long as its KV head still holds them."""
-  inner = toys.h2o(heavy=3, recent=6, by_query=True)
+  inner = h2o.h2o(heavy=3, recent=6)
   plain, with_sinks = run(inner), run(combinators.keep_sink(inner, 4))
   assert np.all(with_sinks.attended >= plain.attended)
   assert np.any(with_sinks.attended > plain.attended)
@@ -96,7 +98,7 @@ def test_an_evictor_by_query_head_takes_sinks():
 
 
 def test_a_combinator_hands_every_hook_on():
-  inner = toys.h2o()._replace(groups=lambda state, layer: state["mass"][layer])
+  inner = h2o.h2o()._replace(groups=lambda state, layer: state["mass"][layer])
   outer = combinators.keep_sink(inner, 2)
   state = {"inner": {"mass": np.arange(4)}, "keep_sink": np.int32(2)}
   assert outer.groups(state, 3) == 3
@@ -109,11 +111,13 @@ def test_a_combinator_hands_every_hook_on():
 
 
 def test_a_knob_is_swept_without_another_program():
-  policy = combinators.keep_sink(toys.nothing(), 7)
-  assert policy.knobs == {"keep_sink": 7}
+  policy = combinators.keep_sink(NOTHING, 7)
+  assert policy.knobs == {**EMPTY, "keep_sink": 7}
   config = stream_state.StreamConfig(decoder=testing.decoder_config())
   params = testing.decoder_parameters(config.decoder)
-  state = stream_state.init(config, policy, params, knobs={"keep_sink": 3})
+  state = stream_state.init(
+    config, policy, params, knobs={**EMPTY, "keep_sink": 3}
+  )
   assert state.policy["keep_sink"].tolist() == [3]
 
 

@@ -54,6 +54,8 @@ def test_stages_are_those_of_each():
   [
     ('quest + per_layer(0, "random")', "differ in granularity .query, kv"),
     ('random + per_layer(0, "h2o(heads=kv)")', "differ in evicts"),
+    ('full + per_layer(0, "flexgen")', "flexgen fixes .* full leaves .*: give"),
+    ('flexgen + per_layer(0, "random")', "flexgen fixes .* random leaves"),
     ('random + per_layer((), "full")', "layers is .*one or several indices"),
     ('random + per_layer(-1, "full")', "layers is -1.*whole number"),
     ('random + per_layer(0, "ful")', "'ful' is not a known policy.*full"),

@@ -191,11 +191,7 @@ def mistaken(run, place):
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistaken, name):
-  done = mistaken.ended[name]
-  assert done.code == 2, done
-  (line,) = done.stderr.splitlines()
-  assert line.startswith("error: ")
-  assert MISTAKES[name][1] in line
+  scripts.check_mistake(mistaken.ended[name], MISTAKES[name][1])
 
 
 def test_no_mistake_leaves_anything_behind(mistaken):

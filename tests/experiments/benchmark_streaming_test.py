@@ -74,22 +74,18 @@ def mistaken(repository, tmp_path_factory):
     **{name: ["--smoke", *case] for name, (case, _) in MISTAKES.items()},
     "help": ["--help"],
   }
-  done = scripts.run_each(
+  return scripts.run_named(
     repository / SCRIPT,
-    list(cases.values()),
+    cases,
     folder=folder,
     modules=("absl.app", "tqdm", "vrex_jax.benchmark.clip", "vrex_jax.command"),
   )
-  return dict(zip(cases, done, strict=True))
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistaken, name):
-  done = mistaken[name]
-  assert (done.code, done.stdout) == (2, ""), done
-  (line,) = done.stderr.splitlines()
-  assert line.startswith("error: ")
-  assert MISTAKES[name][1] in line
+  scripts.check_mistake(mistaken[name], MISTAKES[name][1])
+  assert mistaken[name].stdout == ""
 
 
 def test_help_shows_an_example_that_can_be_pasted(mistaken):

@@ -32,22 +32,17 @@ def mistaken(repository, tmp_path_factory):
   (folder / "taken" / "design.toml").mkdir(parents=True)
   (folder / "begun").mkdir()
   (folder / "begun" / "steps.json").write_text("{")
-  done = scripts.run_each(
-    repository / SCRIPT,
-    [case for case, _ in MISTAKES.values()],
-    folder=folder,
-    modules=MODULES,
+  cases = {name: case for name, (case, _) in MISTAKES.items()}
+  return folder, scripts.run_named(
+    repository / SCRIPT, cases, folder=folder, modules=MODULES
   )
-  return folder, dict(zip(MISTAKES, done, strict=True))
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistaken, name):
   folder, done = mistaken
-  assert (done[name].code, done[name].stdout) == (2, ""), done[name]
-  (line,) = done[name].stderr.splitlines()
-  assert line.startswith("error: ")
-  assert MISTAKES[name][1] in line
+  scripts.check_mistake(done[name], MISTAKES[name][1])
+  assert done[name].stdout == ""
   left = [path for path in folder.iterdir() if path.suffix == ""]
   assert sorted(path.name for path in left) == ["begun", "taken"]
 

@@ -56,22 +56,17 @@ def mistaken(repository, tmp_path_factory):
   folder = tmp_path_factory.mktemp("compare_policies")
   (folder / "taken" / "qa.csv").mkdir(parents=True)
   films.write_numbers(folder / "clip.mp4", 4)
-  done = scripts.run_each(
-    repository / SCRIPT,
-    [case for case, _ in MISTAKES.values()],
-    folder=folder,
-    modules=MODULES,
+  cases = {name: case for name, (case, _) in MISTAKES.items()}
+  return folder, scripts.run_named(
+    repository / SCRIPT, cases, folder=folder, modules=MODULES
   )
-  return folder, dict(zip(MISTAKES, done, strict=True))
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistaken, name):
   folder, done = mistaken
-  assert (done[name].code, done[name].stdout) == (2, ""), done[name]
-  (line,) = done[name].stderr.splitlines()
-  assert line.startswith("error: ")
-  assert MISTAKES[name][1] in line
+  scripts.check_mistake(done[name], MISTAKES[name][1])
+  assert done[name].stdout == ""
   left = [path for path in folder.iterdir() if path.suffix == ""]
   assert [path.name for path in left] == ["taken"]
 

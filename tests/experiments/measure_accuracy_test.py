@@ -38,24 +38,20 @@ def mistaken(repository, tmp_path_factory):
   (folder / "empty.csv").write_text("# nothing\n")
   done = {}
   for script in (MEASURE, FIT):
-    cases = {name: case for name, case in MISTAKES.items() if case[0] == script}
-    ended = scripts.run_each(
+    done |= scripts.run_named(
       repository / script,
-      [arguments for _, arguments, _ in cases.values()],
+      {name: case[1] for name, case in MISTAKES.items() if case[0] == script},
       folder=folder,
       modules=("absl.app", "tqdm", "vrex_jax.codesign.accuracy_kept"),
     )
-    done |= dict(zip(cases, ended, strict=True))
   return folder, done
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistaken, name):
   folder, done = mistaken
-  assert (done[name].code, done[name].stdout) == (2, ""), done[name]
-  (line,) = done[name].stderr.splitlines()
-  assert line.startswith("error: ")
-  assert MISTAKES[name][2] in line
+  scripts.check_mistake(done[name], MISTAKES[name][2])
+  assert done[name].stdout == ""
   assert not (folder / "none").exists()
 
 

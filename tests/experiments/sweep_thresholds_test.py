@@ -86,11 +86,7 @@ def done(repository, place):
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_sentence_and_exit_code_2(done, name):
-  one = vars(done)[name]
-  assert one.code == 2, one
-  (line,) = one.stderr.splitlines()
-  assert line.startswith("error: ")
-  assert MISTAKES[name][1] in line
+  scripts.check_mistake(vars(done)[name], MISTAKES[name][1])
 
 
 def test_help_says_what_open_loop_means(done):

@@ -9,43 +9,13 @@ import numpy as np
 import pytest
 
 from tests.resv import oracle
+from tests.resv import wicsum_rows
 from vrex_jax.resv import wicsum
 
-ROWS, CLUSTERS = 3, 40
-STATIC = ("treatment", "form", "buckets")
-run = jax.jit(wicsum.wicsum, static_argnames=STATIC)
+ROWS, CLUSTERS = wicsum_rows.ROWS, wicsum_rows.CLUSTERS
+run, kept = wicsum_rows.run, wicsum_rows.kept
+by_sorting, whole_numbers = wicsum_rows.by_sorting, wicsum_rows.whole_numbers
 SIXTEENTHS = st.integers(0, 17).map(lambda number: number / 16)
-
-
-def kept(scores, counts, ratio, **options):
-  """b[M, C] and the rows; any number of clusters up to 40 in one program."""
-  scores = np.atleast_2d(np.asarray(scores, np.float32))
-  rows, clusters = scores.shape
-  padding = ((0, ROWS - rows), (0, CLUSTERS - clusters))
-  counts = np.pad(np.asarray(counts, np.int32), padding[1])
-  padded = jnp.asarray(np.pad(scores, padding))
-  keep, asked = run(padded, jnp.asarray(counts), ratio, **options)
-  assert not np.any(np.asarray(keep)[:, clusters:])
-  cut = lambda leaf: np.asarray(leaf)[:rows]
-  return cut(keep)[:, :clusters], wicsum.Rows(*map(cut, asked))
-
-
-def by_sorting(scores, counts, ratio, treatment="clamped"):
-  return np.stack(
-    [
-      oracle.wicsum(row, counts, ratio, treatment)
-      for row in np.atleast_2d(np.asarray(scores, np.float32))
-    ]
-  )
-
-
-def whole_numbers(seed, clusters, low, high):
-  """Scores and counts whose sums float32 holds exactly; many ties."""
-  random = np.random.default_rng(seed)
-  scores = random.integers(low, high + 1, (ROWS, clusters))
-  counts = random.integers(0, 5, clusters)
-  counts[random.integers(clusters)] = 3  # somewhere there is a cluster
-  return scores.astype(np.float32), counts
 
 
 def test_three_clusters_pass_eighty_percent():
@@ -219,77 +189,6 @@ def test_equal_scores_and_a_single_cluster(score, treatment):
       assert keep.all()
 
 
-@pytest.mark.parametrize("scale", [1e30, 1e-30, 2.0**100, 2.0**-100])
-@pytest.mark.parametrize("ratio", [1 / 16, 5 / 16, 15 / 16])
-def test_huge_and_tiny_scores(scale, ratio):
-  scores, counts = whole_numbers(3, 30, -50, 200)
-  scores = scores * np.float32(scale)
-  np.testing.assert_array_equal(
-    kept(scores, counts, ratio)[0], by_sorting(scores, counts, ratio)
-  )
-
-
-def test_scores_of_very_different_size_in_one_row():
-  """Twelve orders of magnitude in one bucket: the bisection must still end."""
-  scores = np.array([1e12, 1e6, 1.0, 1e-6, 1e-12, 0.0, -1e12])
-  for ratio, number in ((0.0, 1), (0.9, 1)):
-    assert kept(scores, [1] * 7, ratio)[0].sum() == number
-  # Below the best the sums are decided by counts.
-  counts = [1, 10**7, 1, 1, 1, 1, 1]
-  keep = kept(scores, counts, 0.5)[0][0]
-  assert keep.tolist() == [True, True] + [False] * 5
-
-
-def test_a_threshold_met_exactly_is_not_passed_however_close_the_scores():
-  """Small scores beside a large one: halving values does not tell them apart.
-
-  Every partial sum p of a total of 2^23 is asked for by the ratio p / 2^23.
-  """
-  scores = np.array([3.5 * 2**20, 8, 7, 6, 5, 4, 3, 2, 1])
-  counts = [1] + [2**17] * 8
-  partial = np.cumsum(scores * counts)
-  assert partial[-1] == 2**23
-  for number, passed in enumerate(partial[:-1], start=1):
-    keep = kept(scores, counts, passed / 2**23)[0][0]
-    assert keep.tolist() == [True] * (number + 1) + [False] * (8 - number)
-    below = kept(scores, counts, passed / 2**23 - 1e-6)[0][0]
-    assert below.tolist() == [True] * number + [False] * (9 - number)
-
-
-def test_denormal_scores_end_and_keep_the_best():
-  """Whether the machine takes them for zero or not."""
-  tiny = np.float32(1e-42)
-  keep = kept([tiny, 3 * tiny, 0.0, -1.0], [1, 1, 1, 1], 0.5)[0][0]
-  assert keep[1]
-  assert not keep[3]
-  keep = kept([1.0, tiny, 0.0], [1, 1, 1], 0.999)[0][0]
-  assert keep.tolist() == [True, False, False]
-
-
-@pytest.mark.parametrize(
-  ("scores", "counts", "ratio", "expected"),
-  [
-    # The least normal number is next to zero: nothing to halve in between.
-    ([1.2e-38, 0.0], [1, 1], 0.3, [True, False]),
-    ([1e-37, 1.2e-38, 0.0], [1, 9, 1], 0.9, [True, True, False]),
-    ([1.2e-38, -0.0], [1, 1], 0.3, [True, False]),
-  ],
-)
-def test_the_search_ends_beside_zero(scores, counts, ratio, expected):
-  assert kept(scores, counts, ratio)[0][0].tolist() == expected
-
-
-@pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_the_search_ends_over_many_octaves(zero):
-  """Half the mass in every octave down to the last, where most of it lies."""
-  octaves = 2.0 ** -np.arange(45.0)
-  counts = np.ones(46, np.int64)
-  counts[44] = 10**9
-  scores = np.append(octaves, zero).astype(np.float32)
-  keep, _ = wicsum.wicsum(scores[None], jnp.asarray(counts), 0.999997)
-  assert keep[0, 0]
-
-
 @pytest.mark.parametrize("form", ["exact", "buckets"])
 @pytest.mark.parametrize("treatment", wicsum.TREATMENTS)
 def test_dead_clusters_are_never_kept(form, treatment):
@@ -368,106 +267,6 @@ def test_a_ratio_of_its_own_for_every_row():
     np.testing.assert_array_equal(
       keep[row, :30], oracle.wicsum(scores[row], counts, ratio)
     )
-
-
-rows_of = jax.jit(wicsum.row_thresholds, static_argnames=("form", "signed"))
-clusters_of = jax.jit(wicsum.kept_clusters)
-
-
-@pytest.mark.parametrize("form", ["exact", "buckets"])
-@pytest.mark.parametrize("filled", [0, 1, 256, 257, 300])
-def test_nothing_behind_the_filled_blocks_is_read(form, filled):
-  """Garbage, infinite or not a number, from the next block on."""
-  random = np.random.default_rng(filled)
-  end = -(-filled // 256) * 256
-  scores = np.full((4, 768), -np.inf, np.float32)
-  scores[:, :filled] = random.standard_normal((4, filled))
-  scores[:, end:] = np.where(np.arange(768 - end) % 2, np.nan, np.inf)
-  counts = np.where(np.arange(768) < end, 0, 9).astype(np.float32)
-  counts[:filled] = random.integers(1, 60, filled)
-  valid = np.array([True, True, False, True])
-  ratio = jnp.full(4, 0.3, jnp.float32)
-  rows = rows_of(
-    jnp.asarray(scores), jnp.asarray(counts), filled, ratio, valid, form=form
-  )
-  told = [
-    oracle.early_exit(row[:filled], counts[:filled], np.float32(0.3))[1:]
-    for row in scores
-  ]
-  told[2] = (0, 0)
-  np.testing.assert_array_equal(np.stack(rows[1:], axis=1), told)
-  keep = np.asarray(clusters_of(jnp.asarray(scores), rows, valid, filled))
-  assert not keep[filled:].any()
-  which = oracle.wicsum
-  if form == "buckets":
-    which = lambda *arguments: oracle.early_exit(*arguments)[0]
-  expected = [
-    which(scores[row, :filled], counts[:filled], np.float32(0.3))
-    for row in (0, 1, 3)
-  ]
-  np.testing.assert_array_equal(keep[:filled], np.any(expected, axis=0))
-
-
-def test_one_row_alone_decides_whatever_the_votes():
-  """A token of an answer asks with fewer rows than there are votes."""
-  scores = jnp.asarray([[3.0, 2.0, 1.0] + [-jnp.inf] * 61] * 4)
-  counts = jnp.asarray([1.0] * 3 + [0.0] * 61)
-  valid = np.array([False, True, False, False])
-  for ratio, kept in ((0.4, 1), (0.6, 2), (1.0, 3)):
-    rows = rows_of(scores, counts, 3, jnp.full(4, ratio), valid)
-    keep = clusters_of(scores, rows, valid, 3, 4)
-    assert int(keep.sum()) == kept
-
-
-@pytest.mark.parametrize("votes", [1, 2, 3, 4, 5])
-def test_votes_are_counted_over_valid_rows(votes):
-  random = np.random.default_rng(2)
-  scores = random.standard_normal((5, 64)).astype(np.float32)
-  scores[:, 50:] = -np.inf
-  counts = np.where(np.arange(64) < 50, 2, 0).astype(np.float32)
-  valid = np.array([True, False, True, True, True])
-  rows = rows_of(
-    jnp.asarray(scores),
-    jnp.asarray(counts),
-    50,
-    jnp.full(5, 0.75, jnp.float32),
-    valid,
-  )
-  keep = clusters_of(jnp.asarray(scores), rows, valid, 50, votes)
-  number = sum(
-    oracle.wicsum(scores[row], counts, 0.75).astype(int) for row in (0, 2, 3, 4)
-  )
-  np.testing.assert_array_equal(keep, number >= min(votes, 4))
-  assert set(number.tolist()) >= {0, 1, 2, 3}
-
-
-def test_rows_of_a_batch_under_vmap_are_those_rows_alone():
-  """Streams with 300, 2 and no clusters, and rows that are hard to decide."""
-  random = np.random.default_rng(4)
-  scores = np.full((3, 4, 512), -np.inf, np.float32)
-  scores[0, :, :300] = 1e3 * random.standard_normal((4, 300)) ** 5
-  scores[1, :, :2] = random.standard_normal((4, 2))
-  counts = np.zeros((3, 512), np.float32)
-  counts[0, :300], counts[1, :2] = random.integers(1, 60, 300), 7
-  filled = np.array([300, 2, 0])
-  ratio = np.float32([[0.0, 0.3, 0.9, 1.0]] * 3)
-  valid = np.array([[True] * 4, [True, False, True, True], [True] * 4])
-  arguments = (scores, counts, filled, ratio, valid)
-
-  def both(*one):
-    rows = wicsum.row_thresholds(*one)
-    return rows, wicsum.kept_clusters(one[0], rows, one[4], one[2])
-
-  together = jax.jit(jax.vmap(both))(*map(jnp.asarray, arguments))
-  alone = jax.jit(both)
-  for stream in range(3):
-    rows, keep = alone(*(jnp.asarray(one[stream]) for one in arguments))
-    found, kept_ = jax.tree.map(
-      lambda leaf, stream=stream: leaf[stream], together
-    )
-    np.testing.assert_array_equal(kept_, keep)
-    chex.assert_trees_all_equal(found[1:], rows[1:])
-  assert np.asarray(together[1]).sum(axis=1).tolist()[1:] == [2, 0]
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def fitting(
   name: str,
   value: Any,
   spec: policy_lib.Spec,
-  hint: float | None = None,
+  hint: float | str | None = None,
 ) -> Any:
   """The value; refuses more tokens than the cache has slots.
 

@@ -136,12 +136,14 @@ def _make(factory, given) -> policy_lib.KVPolicy:
   arguments.check_word(name, "heads", heads, choosing.HEAD_RULES)
 
   def init(spec, params, knobs, sample):
+    # Before the weights, whose numbers cannot be traced (`check_fits`).
+    cap = arguments.read_budget(name, knobs, spec)
     decoder = spec.decoder
     columns = max(1, round(partial * decoder.head_dim))
     bases = _bases(decoder, params, sample, columns)
     shape = (*bases.shape[:2], spec.num_slots, columns)
     return State(
-      cap=arguments.read_budget(name, knobs, spec),
+      cap=cap,
       alpha=jnp.asarray(knobs["alpha"], jnp.float32),
       basis=jnp.asarray(bases, jnp.float32),
       key=jnp.zeros(shape, jnp.float32),

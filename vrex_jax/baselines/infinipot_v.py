@@ -41,7 +41,7 @@ class State(flax.struct.PyTreeNode):
 def infinipot_v(
   *,
   memory: int = arguments.Published(6144),
-  target: int = 4608,
+  target: int | None = None,
   changed_share: float = 0.5,
   recent_share: float = 0.25,
   kernels: tuple[int, ...] = (7, 5, 3, 1),
@@ -65,7 +65,8 @@ def infinipot_v(
   Args:
     memory: frame tokens that start a compression (paper: 4K or 6K in all). A
       knob.
-    target: frame tokens left (published blocks: 24 frames of 32). A knob.
+    target: frame tokens left; three quarters of the memory when None, as the
+      published blocks have (24 frames of 32). A knob.
     changed_share: of the target, by TaR (code: 0.5).
     recent_share: of the memory, the frames kept whole (code: 0.25).
     kernels: of the value norm, by equal parts of the layers; odd.
@@ -74,15 +75,16 @@ def infinipot_v(
     InputError: a value that cannot be used.
 
   Example:
-    >>> infinipot_v(memory=512, target=384).needs.evicts
-    True
+    >>> infinipot_v(memory=512).knobs
+    {'memory': 512, 'target': 384}
 
   Source: Sec. 4 of the paper and its published code.
   """
   given = dict(locals())
-  arguments.check_sizes(
-    "infinipot_v", {"memory": (memory, 2), "target": (target, 1)}
-  )
+  arguments.check_sizes("infinipot_v", {"memory": (memory, 2)})
+  if target is None:
+    target = _target_of(memory)
+  arguments.check_sizes("infinipot_v", {"target": (target, 1)})
   shares = {"changed_share": changed_share, "recent_share": recent_share}
   for name, value in shares.items():
     arguments.check_number("infinipot_v", name, value, 0.0, 1.0, "0.5")
@@ -95,7 +97,13 @@ def infinipot_v(
 
   def init(spec, params, knobs, sample):
     del params, sample
-    memory = arguments.fitting("infinipot_v", "memory", knobs["memory"], spec)
+    room = max(2, spec.capacity // 4)
+    hint = str(room)
+    if given["target"] is not None and target > room:  # which fits it no more
+      hint += f", target={_target_of(room)}"
+    memory = arguments.fitting(
+      "infinipot_v", "memory", knobs["memory"], spec, hint
+    )
     decoder = spec.decoder
     shape = decoder.num_layers, decoder.num_kv_heads, spec.num_slots
     return State(
@@ -143,6 +151,11 @@ def infinipot_v(
     write=write,
     move=move,
   )
+
+
+def _target_of(memory: int) -> int:
+  """The published ratio: 24 frames of 32."""
+  return memory * 3 // 4
 
 
 def _note(

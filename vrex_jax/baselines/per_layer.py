@@ -25,9 +25,11 @@ def per_layer(
   """`other` in the given layers, `inner` in the rest.
 
   Both see every chunk at `write`; each selects in its own layers, at its own
-  stages, and its evictions count there alone. `full` goes with every policy;
-  any two others must agree on who selects (query or KV heads) and on whether
-  they evict, since the slots of a stream are kept by one rule.
+  stages, and its evictions count there alone. `full` goes with every policy
+  that leaves the window on the device to the stream; any two others must agree
+  on who selects (query or KV heads) and on whether they evict, since the slots
+  of a stream are kept by one rule. That window is one for all layers, so that
+  `flexgen` goes with itself alone.
 
   Args:
     inner: policy of the other layers.
@@ -131,9 +133,18 @@ def _check_together(
       f"{inner.name!r} already has {_LABEL}, or {other.name!r} does; it can be"
       " given once: join the layers that share a policy"
     )
+  if inner.needs.resident != other.needs.resident:
+    fixes, leaves = inner.name, other.name
+    if inner.needs.resident is None:
+      fixes, leaves = leaves, fixes
+    raise InputError(
+      f"{_LABEL}: {fixes} fixes the tokens on the device and {leaves} leaves"
+      " them to the stream; there is one window for all layers: give one of"
+      " them to every layer, or use full and --resident_tokens"
+    )
   if "full" in (inner.name, other.name):
     return
-  for need in ("granularity", "evicts", "resident"):
+  for need in ("granularity", "evicts"):
     mine, theirs = getattr(inner.needs, need), getattr(other.needs, need)
     if mine != theirs:
       raise InputError(
@@ -165,6 +176,6 @@ def _needs(
     granularity=second.granularity
     if inner.name == "full"
     else first.granularity,
-    resident=second.resident if inner.name == "full" else first.resident,
+    resident=first.resident,
     **either,
   )

@@ -3,6 +3,7 @@
   write   keys of a chunk ─► hash bits ─► join or open clusters
   select  query rows ─► scores of mean keys ─► WiCSum per row ─► reduce rows
           ─► members of the kept clusters, + sinks, + tokens in no cluster
+          (`selecting.py`)
 
 per layer and KV head, for frames, questions and answers alike. Training-free;
 original keys and values stay as they are. Nothing is evicted: a cluster left
@@ -13,52 +14,26 @@ chunk and first scored by the next one.
 """
 
 import dataclasses
-import functools
 import inspect
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vrex_jax import bitmap
-from vrex_jax import order
 from vrex_jax import policy as policy_lib
 from vrex_jax.errors import InputError
-from vrex_jax.resv import blocks
 from vrex_jax.resv import choices as choices_lib
 from vrex_jax.resv import clustering
 from vrex_jax.resv import hashing
+from vrex_jax.resv import selecting
+from vrex_jax.resv import state as state_lib
 from vrex_jax.resv import wicsum
-from vrex_jax.typing import Bitmap, Bool, Float, Int
+from vrex_jax.typing import Float, Int
 
 __all__ = ["State", "resv"]
 
-LEAST_CLUSTERS = 64
-"""Room of a table on a short stream."""
-SLOTS_PER_CLUSTER = 8
-"""Slots for one cluster of room; the paper counts 32 tokens in a cluster."""
-_TEXT = ("question", "answer")
-
-
-class State(flax.struct.PyTreeNode):
-  """Dynamic. One stream's clusters and thresholds.
-
-  Attributes:
-    table: the clusters, R tables a layer.
-    wicsum_ratio: threshold of every stage, layer and head.
-    hamming_threshold: distances below it are near.
-    center_sum: sum of all keys; None without key centering.
-    center_count: how many.
-  """
-
-  table: clustering.Table
-  wicsum_ratio: Float  # f32 [STAGES, L, K]
-  hamming_threshold: Int  # []
-  center_sum: Float | None  # f32 [L, R, width]
-  center_count: Int | None  # []
+State = state_lib.State
 
 
 def resv(
@@ -150,8 +125,10 @@ def resv(
     name=_name(knobs, chosen),
     needs=policy_lib.Needs(stages=chosen.stages),
     knobs=knobs,
-    init=lambda spec, params, knobs, sample: _init(chosen, spec, knobs),
-    select=lambda *arguments: _select(chosen, *arguments),
+    init=lambda spec, params, knobs, sample: state_lib.create(
+      chosen, spec, knobs
+    ),
+    select=lambda *arguments: selecting.select(chosen, *arguments),
     write=lambda *arguments: _write(chosen, *arguments),
     groups=_groups,
   )
@@ -198,52 +175,6 @@ def _name(knobs: dict[str, Any], chosen: choices_lib.Choices) -> str:
     if value != defaults[name].default:
       given[name] = value
   return f"resv({', '.join(f'{key}={value}' for key, value in given.items())})"
-
-
-def _init(
-  chosen: choices_lib.Choices, spec: policy_lib.Spec, knobs: Any
-) -> State:
-  decoder = spec.decoder
-  layers, heads = decoder.num_layers, decoder.num_kv_heads
-  num_tables = heads if chosen.table == "head" else 1
-  width = heads // num_tables * decoder.head_dim
-  capacity = chosen.table_capacity
-  if capacity is None:
-    capacity = max(LEAST_CLUSTERS, -(-spec.capacity // SLOTS_PER_CLUSTER))
-  center_sum = center_count = None
-  if chosen.key_centering == "mean":
-    center_sum = jnp.zeros((layers, num_tables, width), jnp.float32)
-    center_count = jnp.int32(0)
-  return State(
-    table=clustering.create(
-      num_layers=layers,
-      num_tables=num_tables,
-      capacity=capacity,
-      num_slots=spec.num_slots,
-      width=width,
-      bits=chosen.hash_bits,
-    ),
-    wicsum_ratio=_ratios(knobs, layers, heads),
-    hamming_threshold=jnp.asarray(knobs["hamming_threshold"], jnp.int32),
-    center_sum=center_sum,
-    center_count=center_count,
-  )
-
-
-def _ratios(knobs: Any, layers: int, heads: int) -> Float:
-  """Of every stage, layer and head: f32[STAGES, L, K]."""
-  shape = (len(policy_lib.STAGES), layers, heads)
-  ratios = jnp.broadcast_to(
-    jnp.asarray(knobs["wicsum_ratio"], jnp.float32), shape
-  )
-  if knobs.get("text_ratio") is None:
-    return ratios
-  text = jnp.broadcast_to(jnp.asarray(knobs["text_ratio"], jnp.float32), shape)
-  is_text = np.array([name in _TEXT for name in policy_lib.STAGES])
-  return jnp.where(is_text[:, None, None], text, ratios)
-
-
-# write
 
 
 def _per_table(keys: Float, num_tables: int) -> Float:
@@ -308,162 +239,6 @@ def _write(
     overflow=wide(bit).astype(jnp.int32),
   )
   return state.replace(table=table), None, counts
-
-
-# select
-
-
-class _HeadRows(NamedTuple):
-  """What the rows of every head asked for."""
-
-  kept: Bool  # [K, C]
-  buckets: Int  # [K, M]
-  visited: Int  # [K, M]
-
-
-def _select(
-  chosen: choices_lib.Choices,
-  state: State,
-  view: policy_lib.View,
-  layer: int,
-  queries: policy_lib.Queries,
-  stage: str,
-) -> tuple[policy_lib.Selection, State, policy_lib.Counts]:
-  heads = view.num_kv_heads
-  query, valid = _rows(chosen, queries, heads)
-  # A traced layer: all layers share what JAX makes of one.
-  rows = _choose(chosen, state, jnp.int32(layer), query, valid, stage)
-  slots = _slots(state.table, layer, rows.kept)
-  slots = slots | _sinks(chosen, view, layer)
-  tables = state.table.num.shape[1]
-  num = jnp.broadcast_to(state.table.num[layer], (heads,))
-  counts = policy_lib.zero_counts((heads,))._replace(
-    groups_live=jnp.where(jnp.arange(heads) < tables, num, 0),
-    groups_scored=num * jnp.sum(valid, dtype=jnp.int32),
-    buckets_visited=jnp.sum(rows.buckets, axis=1, dtype=jnp.int32),
-    buckets_visited_max=jnp.max(rows.buckets, axis=1),
-    scores_visited=jnp.sum(rows.visited, axis=1, dtype=jnp.int32),
-    scores_visited_max=jnp.max(rows.visited, axis=1),
-  )
-  part = policy_lib.Part(slots=slots)
-  return policy_lib.Selection(parts=(part,)), state, counts
-
-
-def _rows(
-  chosen: choices_lib.Choices, queries: policy_lib.Queries, heads: int
-) -> tuple[Float, Bool]:
-  """Query rows of every KV head, f32[K, M, H], and which count, b[M]."""
-  query_heads, length, width = queries.rotated.shape
-  group = query_heads // heads
-  query = queries.rotated.astype(jnp.float32)
-  query = query.reshape(heads, group * length, width)
-  valid = jnp.tile(queries.valid, group)
-  if chosen.rows != "pooled":
-    return query, valid
-  live = valid.astype(jnp.float32)[None, :, None]
-  number = jnp.maximum(jnp.sum(valid), 1).astype(jnp.float32)
-  pooled = jnp.sum(query * live, axis=1, keepdims=True) / number
-  return pooled, jnp.any(valid)[None]
-
-
-@functools.partial(jax.jit, static_argnames=("chosen", "stage"))
-def _choose(
-  chosen: choices_lib.Choices,
-  state: State,
-  layer: Int,
-  query: Float,
-  valid: Bool,
-  stage: str,
-) -> _HeadRows:
-  """Clusters kept by every head, one head after the other.
-
-  A head's scores then stay in a CPU's cache while they are read again, and a
-  head with few clusters does not wait for one with many.
-  """
-  table = state.table
-  heads, rank, width = query.shape
-  size = table.count.shape[-1]
-  ratio = state.wicsum_ratio[policy_lib.STAGES.index(stage), layer]
-  scale = width**-0.5 if chosen.scores == "exp" else 1.0
-  votes = chosen.votes if chosen.rows == "vote" else 1
-
-  def body(scores, head):
-    own = head if table.num.shape[1] > 1 else 0
-    filled = table.num[layer, own]
-    scores = _scores(table, layer, head, query[head] * scale, scores)
-    treated = scores
-    if chosen.scores in ("shift_min", "exp"):
-      # Behind this head's clusters lie an earlier head's scores.
-      there = (jnp.arange(size) < filled)[None]
-      treated = wicsum.treat(jnp.where(there, scores, -jnp.inf), chosen.scores)
-    asked = wicsum.row_thresholds(
-      treated,
-      table.count[layer, own].astype(jnp.float32),
-      filled,
-      jnp.broadcast_to(ratio[head], (rank,)),
-      valid,
-      signed=chosen.scores == "raw",
-      form=chosen.form,
-      buckets=chosen.buckets,
-    )
-    kept = wicsum.kept_clusters(treated, asked, valid, filled, votes)
-    return scores, _HeadRows(kept, asked.buckets, asked.visited)
-
-  empty = order.after(query, jnp.full((rank, size), -jnp.inf, jnp.float32))
-  return jax.lax.scan(body, empty, jnp.arange(heads, dtype=jnp.int32))[1]
-
-
-def _scores(
-  table: clustering.Table, layer: Int, head: Int, query: Float, out: Float
-) -> Float:
-  """Rows times mean keys, f32[M, C], -inf past the clusters in use.
-
-  Args:
-    table: the clusters.
-    layer: l.
-    head: KV head.
-    query: f32[M, H].
-    out: f32[M, C], written over block by block.
-  """
-  width = query.shape[1]
-  shared = table.num.shape[1] == 1
-  own = 0 if shared else head
-  column = head * width if shared else 0
-  filled = table.num[layer, own]
-
-  def body(first, out):
-    at = tuple(map(jnp.int32, (layer, own, first, column)))
-    total = jax.lax.dynamic_slice(
-      table.key_sum, at, (1, 1, table.block, width)
-    )[0, 0]
-    count = jax.lax.dynamic_slice(table.count, at[:3], (1, 1, table.block))
-    dot = jnp.einsum("mh,ch->mc", query, total)
-    score = dot / jnp.maximum(count[0], 1).astype(jnp.float32)
-    live = first + jnp.arange(table.block) < filled
-    score = jnp.where(live[None], score, -jnp.inf)
-    return jax.lax.dynamic_update_slice_in_dim(out, score, first, axis=1)
-
-  return blocks.fold(filled, table.block, body, out)
-
-
-def _slots(table: clustering.Table, layer: int, kept: Bool) -> Bitmap:
-  """Members of kept clusters and tokens in none: u32[K, S / 32]."""
-  heads, size = kept.shape
-  member = table.member[layer]  # [R, S]
-  member = jnp.broadcast_to(member, (heads, member.shape[1]))
-  # The entry behind the last cluster stands for "in no cluster".
-  answer = jnp.pad(kept, ((0, 0), (0, 1)), constant_values=True)
-  index = jnp.where(member < 0, size, member)
-  return bitmap.pack(jnp.take_along_axis(answer, index, axis=1))
-
-
-def _sinks(
-  chosen: choices_lib.Choices, view: policy_lib.View, layer: int
-) -> Bitmap:
-  """Slots of the stream's first tokens: u32[1, S / 32]."""
-  del layer
-  first = view.slots.position < chosen.sink_tokens
-  return bitmap.pack(first & view.slots.valid)[None]
 
 
 def _groups(state: State, layer: int) -> Int:

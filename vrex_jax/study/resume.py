@@ -30,7 +30,7 @@ def rows_left(
 
   Raises:
     InputError: the run there has other settings, or another revision, other
-      versions or another device; or its files are damaged.
+      versions or another device; or its files are damaged, or of two runs.
   """
   folder = pathlib.Path(out)
   if not (folder / "metrics.json").exists():
@@ -58,4 +58,11 @@ def rows_left(
         f" {here}; rows are taken over from the same run only: leave out"
         " --resume, or name another --out"
       )
+  if run.get("config_hash") != record.config_hash(settings):
+    raise InputError(
+      f"--resume is given and metrics.json in {out} is of other settings than"
+      " config.toml there, which a run that was killed while it wrote leaves;"
+      " rows are taken over from a whole run: leave out --resume, or name"
+      " another --out"
+    )
   return rows
