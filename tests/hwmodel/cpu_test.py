@@ -10,6 +10,9 @@ from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import cpu
 from vrex_jax.hwmodel import params
 from vrex_jax.hwmodel import platforms
+from vrex_jax.models import dense
+from vrex_jax.models import work_list
+from vrex_jax.resv import blocks
 
 DECODER = plans.model_config("wide", 10).decoder
 COSTS = params.CpuParameters(
@@ -125,10 +128,12 @@ def test_twice_as_fast_everywhere_takes_half():
   assert fast.total_s == pytest.approx(spent(share=0.2).total_s / 2, rel=1e-9)
 
 
-def test_panels_end_where_the_package_s_do():
-  from vrex_jax.models import dense
-
+def test_sizes_are_the_package_s_own():
   assert cpu.MOST_PANEL_ROWS == dense.MOST_ROWS
+  assert cpu.ITEM_SLOTS == work_list.CHUNK
+  assert cpu.MOST_ITEMS == work_list.GROUP
+  assert cpu.SCORE_BYTES == work_list.SCORE_BYTES
+  assert cpu.CLUSTER_BLOCK == blocks.BLOCK
 
 
 def test_a_platform_that_was_not_calibrated_is_refused():

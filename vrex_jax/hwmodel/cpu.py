@@ -33,14 +33,26 @@ from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import params
 from vrex_jax.hwmodel import retrieval
 from vrex_jax.models import config as config_lib
-from vrex_jax.models import work_list
-from vrex_jax.resv import blocks
 from vrex_jax.typing import Float
 
-__all__ = ["MOST_PANEL_ROWS", "StepTime", "check", "step_time"]
+__all__ = [
+  "CLUSTER_BLOCK",
+  "ITEM_SLOTS",
+  "MOST_ITEMS",
+  "MOST_PANEL_ROWS",
+  "SCORE_BYTES",
+  "StepTime",
+  "check",
+  "step_time",
+]
 
 MOST_PANEL_ROWS = 32
 """Rows up to which kernels lie in panels (`models.dense.MOST_ROWS`)."""
+ITEM_SLOTS, MOST_ITEMS, SCORE_BYTES = 256, 8, 2**21
+"""Slots of an item of the work list, most items of a group, and bytes of scores
+that a group has at most (`models.work_list`)."""
+CLUSTER_BLOCK = 256
+"""Clusters handled in one step (`resv.blocks.BLOCK`)."""
 _VALUE_BYTES = 4.0
 _SCORE_PASSES = 2.0
 """A score is divided by its cluster's tokens and written."""
@@ -157,14 +169,15 @@ def _chosen_past(
   share: float,
 ) -> StepTime:
   heads, rows = decoder.num_kv_heads, tokens * decoder.group_size
-  group = work_list.group_size(rows)
-  items = heads * math.ceil(share * cached / work_list.CHUNK)
+  score_bytes = _VALUE_BYTES * rows * ITEM_SLOTS
+  group = max(1, min(MOST_ITEMS, int(SCORE_BYTES / score_bytes)))
+  items = heads * math.ceil(share * cached / ITEM_SLOTS)
   groups = math.ceil(items / group)
-  gathered = float(groups * group * work_list.CHUNK)  # Slots, of all heads.
+  gathered = float(groups * group * ITEM_SLOTS)  # Slots, of all heads.
   macs = 2.0 * decoder.head_dim * rows * gathered
   kv_bytes = 2.0 * decoder.head_dim * _VALUE_BYTES * gathered
   clusters = cached / retrieval.TOKENS_PER_CLUSTER
-  table_blocks = math.ceil(clusters / blocks.BLOCK)
+  table_blocks = math.ceil(clusters / CLUSTER_BLOCK)
   operations = (
     _LAYER_OPERATIONS
     + _CHOICE_OPERATIONS
@@ -180,7 +193,7 @@ def _chosen_past(
     + _own_chunk_s(cpu, decoder, tokens),
     gather_s=kv_bytes / cpu.gather_bytes_per_s + gathered * cpu.slot_s,
     selection_s=heads
-    * _head_choice_s(cpu, decoder, rows, blocks.BLOCK * table_blocks)
+    * _head_choice_s(cpu, decoder, rows, CLUSTER_BLOCK * table_blocks)
     + heads * cached * cpu.lookup_s
     + tokens * heads * clusters * cpu.compare_s,
     overhead_s=operations * cpu.operation_s,
