@@ -14,11 +14,13 @@ from a model fitted to measured points; shares are transferred to --model by
 relative depth. The result is rounded to what can be built, simulated event by
 event, and its thresholds are run for real on the model that ships.
 
-Printed: the paper's sizing | optimum | rounded | confirmed; elasticities;
-whether the result is better than the paper's sizing at every corner of the band
-of uncertain constants. --out gets metrics.json, design.toml (for
-estimate_hardware.py --platform), fronts.png. Everything is modelled or
-simulated but the accuracy in the last column, which is measured.
+Printed: the paper's sizing | start | optimum | rounded | start, simulated |
+confirmed (or "rounded, simulated" without a real run); elasticities; whether
+the result is better than the start at every corner of the band of uncertain
+constants. --out gets metrics.json, design.toml (for estimate_hardware.py
+--platform), policy.txt (thresholds, for --policy "$(cat policy.txt)" of any
+script that runs the model that ships), fronts.png. Everything is modelled or
+simulated but the accuracy of columns that were run.
 
 --comparators gives random search, CMA-ES and TPE as long as the descent took,
 for --seeds seeds (needs the extra [codesign]). --certificate prices a small
@@ -51,6 +53,7 @@ from vrex_jax.codesign import ledger as ledger_lib
 from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import plots
 from vrex_jax.codesign import report
+from vrex_jax.codesign import rounding
 from vrex_jax.codesign import setting
 from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import start as start_lib
@@ -156,8 +159,8 @@ _FRAMES = flags.DEFINE_integer(
 )
 _QUESTIONS = flags.DEFINE_integer(
   "confirm_questions",
-  None,
-  "Questions of the real run; 0: no such run. Default: 640, 0 with --smoke.",
+  640,
+  "Questions of the real run; 0: no such run.",
   lower_bound=0,
 )
 _SIMULATED = flags.DEFINE_integer(
@@ -169,11 +172,23 @@ _RESUME = flags.DEFINE_bool(
 )
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 
-_FILES = ("config.toml", "metrics.json", "design.toml", "fronts.png")
+_SMOKE_SETTINGS = {
+  "starts": 8,
+  "rounds": 8,
+  "steps": 40,
+  "simulated_points": 1,
+  "confirm_frames": 64,
+  "confirm_questions": 0,
+}
+_FILES = (
+  "config.toml", "metrics.json", "design.toml", "policy.txt", "fronts.png",
+)  # fmt: skip
 _SEARCH, _STEPS_FILE = "search.npz", "steps.json"
 _FREE_TO_CHANGE = ("out", "resume")
 _ANSWER = "the round under way is finished first; Ctrl-C again interrupts it"
 _SHOWN = 0.02
+_ROOM = 8
+"""Clusters for each frame of a stream, which has 4 tokens and some text."""
 
 
 def _check_flags() -> None:
@@ -186,8 +201,8 @@ def _check_flags() -> None:
     begun = pathlib.Path(_OUT.value) / _STEPS_FILE
     if begun.exists():
       raise InputError(
-        f"--out {_OUT.value} holds a study that was begun ({_STEPS_FILE}); it"
-        " is not overwritten: add --resume to go on with it, or name another"
+        f"--out {_OUT.value} holds a study that has not ended ({_STEPS_FILE});"
+        " it is not overwritten: add --resume to go on with it, or name another"
         " folder"
       )
   if _OUT.value is not None:
@@ -203,8 +218,6 @@ def _settings() -> dict[str, Any]:
 
 
 def _plan() -> descent.Plan:
-  if _SMOKE.value:
-    return descent.Plan(starts=8, rounds=8, steps=40, seed=_SEED.value)
   return descent.Plan(
     starts=_STARTS.value,
     rounds=_ROUNDS.value,
@@ -237,17 +250,12 @@ def _space(
   )
 
 
-def _questions() -> int:
-  if _QUESTIONS.value is not None:
-    return _QUESTIONS.value
-  return 0 if _SMOKE.value else 640
-
-
 def _study() -> campaign_types.Study:
   description = platforms.named(_PLATFORM.value)
   curves = setting.read_curves(_CURVES.value)
   held_out = setting.held_out_curves(_HELD_OUT.value, _CURVES.value)
   space = _space(description, curves.kept.shape[2:4])
+  rounding.ladder_of(space)  # Bounds in which nothing can be built end here.
   problem = setting.problem_of(
     description,
     curves,
@@ -264,6 +272,7 @@ def _study() -> campaign_types.Study:
   return campaign_types.Study(
     problem=problem,
     curves=curves,
+    held_out=held_out is not None,
     space=space,
     limits=objective_lib.Limits(
       _AREA.value * units.MM2, _POWER.value, _DROP.value
@@ -320,6 +329,8 @@ def _bar(total: int, what: str) -> Callable[[descent.Round, Any], None]:
 def main(arguments: Sequence[str]) -> None:
   del arguments
   started = time.time()
+  if _SMOKE.value:
+    command.set_defaults(_SMOKE_SETTINGS)
   _check_flags()
   study = _study()
   _say_assumptions()
@@ -332,7 +343,7 @@ def main(arguments: Sequence[str]) -> None:
   if results is None:
     print("interrupted; the same command with --resume goes on")
     sys.exit(130)
-  _print(results)
+  _print(study, results)
   if _OUT.value is not None:
     _write(study, results, started)
 
@@ -350,9 +361,9 @@ def _results(
   study: campaign_types.Study, stopped: Callable[[], bool]
 ) -> campaign_types.Results | None:
   options = campaign_types.Options(
-    frames=min(_FRAMES.value, 64) if _SMOKE.value else _FRAMES.value,
-    questions=_questions(),
-    simulated_points=1 if _SMOKE.value else _SIMULATED.value,
+    frames=_FRAMES.value,
+    questions=_QUESTIONS.value,
+    simulated_points=_SIMULATED.value,
     choices=_CHOICES.value,
     attempts=_ATTEMPTS.value,
     seeds=range(_SEED.value, _SEED.value + _SEEDS.value)
@@ -364,12 +375,28 @@ def _results(
   return campaign.run(study, options, bar=_bar, stopped=stopped)
 
 
-def _print(results: campaign_types.Results) -> None:
-  run = "its accuracy measured" if _questions() else "no real run"
-  print(f"\nall figures are modelled; confirmed is simulated, {run}")
-  print(report.figures_table(results.columns))
+def _names() -> dict[str, str]:
+  """How columns are called where their own name would say too much."""
+  platform = platforms.named(_PLATFORM.value).platform.name
+  own = platform in ("vrex8", "vrex48")
+  return {
+    "paper": "paper" if own else platform,
+    "confirmed": "confirmed" if _QUESTIONS.value else "rounded, simulated",
+  }
+
+
+def _print(
+  study: campaign_types.Study, results: campaign_types.Results
+) -> None:
+  names = _names()
+  run = "its accuracy measured" if _QUESTIONS.value else "without a real run"
+  print(f"\nall figures are modelled; {names['confirmed']} is simulated, {run}")
+  renamed = lambda columns: {
+    names.get(name, name): one for name, one in columns.items()
+  }
+  print(report.figures_table(renamed(results.columns)))
   print()
-  print(report.sizes_table(results.designs))
+  print(report.sizes_table(renamed(results.designs), study.space.free))
   print(f"\n{_OBJECTIVE.value}, % by %, above {_SHOWN}")
   print(report.elasticity_table(results.elasticities, least=_SHOWN))
   for sentence in results.sentences:
@@ -395,6 +422,14 @@ def _write(
     started=started,
     named=results.named,
     others={
+      "policy.txt": lambda path: path.write_text(
+        report.policy_text(
+          results.designs["rounded"],
+          next(r["choice"] for r in results.rows if r["design"] == "rounded"),
+          room=_ROOM * _FRAMES.value,
+        ),
+        encoding="utf-8",
+      ),
       "design.toml": functools.partial(
         report.write_platform,
         description,
@@ -413,6 +448,8 @@ def _write(
       ),
     },
   )
+  for name in (_SEARCH, _STEPS_FILE):  # Of no use to a study that is done.
+    (pathlib.Path(_OUT.value) / name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

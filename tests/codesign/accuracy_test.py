@@ -3,6 +3,7 @@
 import functools
 
 import hypothesis
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from vrex_jax.codesign import accuracy
 from vrex_jax.codesign import accuracy_errors
 from vrex_jax.codesign import accuracy_points as points_lib
 from vrex_jax.codesign import accuracy_report
+from vrex_jax.codesign import curves as curves_lib
+from vrex_jax.codesign import setting
 
 SHAPE = (3, 2, 2)
 
@@ -122,6 +125,33 @@ def test_answers_are_taken_to_cost_what_questions_cost():
   other = accuracy.figures(MODEL, jnp.asarray(swapped), GROUPS)
   assert float(one["qa"]) == float(other["answer"]) != float(one["answer"])
   assert float(one["narration"]) == float(other["narration"])
+
+
+def test_a_table_of_all_heads_counts_for_each_of_them():
+  """Its clusters are written to the first head alone."""
+  mass = jnp.full(SHAPE, 0.6)
+  shared = GROUPS.at[:, 1:].set(0.0)
+  alike = jnp.broadcast_to(GROUPS[:, :1], GROUPS.shape)
+  one, other = (
+    accuracy.drop(MODEL, mass, None, groups) for groups in (shared, alike)
+  )
+  assert float(one) == float(other)
+
+
+def test_every_choice_that_ships_has_a_drop_and_a_slope():
+  packaged = curves_lib.packaged()
+  model = setting.drop_of(None)
+  shape = (3, *packaged.kept.shape[2:4])
+
+  def lost(index, ratio):
+    point = curves_lib.at(packaged, index, ratio)
+    return accuracy.drop(model, point.mass, point.kept, point.groups)
+
+  every = jnp.arange(len(packaged.choices))
+  both = jax.vmap(jax.value_and_grad(lost, argnums=1), in_axes=(0, None))
+  value, slope = both(every, jnp.full(shape, 0.3))
+  assert np.isfinite(slope).all()
+  assert (np.asarray(value) < 0.1).all()
 
 
 def test_its_derivatives_are_those_of_finite_differences():

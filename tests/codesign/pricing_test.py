@@ -245,5 +245,5 @@ def test_limits_that_cannot_be_kept_are_one_sentence(pricer):
   limits = objective.Limits(1e-6, 35.0, 0.03)
   found = study.describe(pricer, study.Designed(PAPER, 1), limits, exact=True)
   said = report.infeasible(found.passed.tolist(), found.figures, PAPER, limits)
-  assert "passes --area_mm2 1 by 14.09:" in said
+  assert "exceeds --area_mm2 1 by 14.09 mm2:" in said
   assert "the nearest has 15.09 mm2" in said

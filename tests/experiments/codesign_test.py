@@ -18,7 +18,7 @@ MISTAKES = {
   "resume": (["--resume"], "--resume is given without --out"),
   "area": (["--area_mm2=0"], "flag --area_mm2=0"),
   "taken": (["--out=taken"], "where design.toml is a folder"),
-  "begun": (["--out=begun"], "holds a study that was begun (steps.json)"),
+  "begun": (["--out=begun"], "holds a study that has not ended (steps.json)"),
   "damaged": (["--out=begun", "--resume"], "steps.json cannot be read"),
   "drop": (["--max_accuracy_drop=-1"], "flag --max_accuracy_drop=-1"),
   "held out": (["--held_out_curves=no.npz"], "no.npz cannot be read as curves"),
@@ -72,4 +72,4 @@ def test_smoke_designs_and_is_taken_over_and_limits_are_refused(
   assert metrics["rounded"]["area_m2"] <= 15.12e-6
   assert never.code == 2
   assert "no design keeps all limits" in never.stderr
-  assert "passes --area_mm2 0.5 by" in never.stderr
+  assert "exceeds --area_mm2 0.5 by" in never.stderr

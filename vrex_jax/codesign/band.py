@@ -16,7 +16,16 @@ from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import pricing
 from vrex_jax.codesign import simulation
 
-__all__ = ["Verdict", "by_model", "by_simulator", "power_range"]
+__all__ = [
+  "MOST_SIMULATED",
+  "Verdict",
+  "by_model",
+  "by_simulator",
+  "power_range",
+]
+
+MOST_SIMULATED = 17
+"""Both ends of each constant, and the centre."""
 
 
 class Verdict(NamedTuple):

@@ -21,6 +21,7 @@ class Study:
   Attributes:
     problem: with all static choices of the curves.
     curves: their names.
+    held_out: the exact rule sees another stream than the search.
     space: what moves.
     limits: to keep.
     plan: of the descent.
@@ -32,6 +33,7 @@ class Study:
 
   problem: objective_lib.Problem
   curves: curves_lib.Curves
+  held_out: bool
   space: space_lib.Space
   limits: objective_lib.Limits
   plan: descent.Plan

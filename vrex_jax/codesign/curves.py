@@ -412,8 +412,13 @@ def _read(path: str | pathlib.Path) -> dict[str, Any]:
 def _not_curves(path: str | pathlib.Path, error: Exception) -> InputError:
   if isinstance(error, InputError):
     return error
+  why = "it is no .npz file"
+  if isinstance(error, FileNotFoundError):
+    why = "there is no such file"
+  elif isinstance(error, KeyError):
+    why = f"it lacks {error}"
   return InputError(
-    f"{path} cannot be read as curves ({error}); a file that"
+    f"{path} cannot be read as curves ({why}); a file that"
     " sweep_thresholds.py --curves wrote is expected: make one"
   )
 

@@ -37,7 +37,7 @@ class Ledger:
       return
     try:
       kept = json.loads(path.read_text(encoding="utf-8"))
-      config, steps = kept["config"], dict(kept["steps"])
+      config, steps = dict(kept["config"]), dict(kept["steps"])
     except (OSError, ValueError, KeyError, TypeError) as error:
       raise InputError(
         f"--resume is given and {path} cannot be read ({error}); it must be"
@@ -48,7 +48,7 @@ class Ledger:
         raise InputError(
           f"--resume is given and the study in {path.parent} had --{name}"
           f" {config.get(name)}, this one {self.config.get(name)}; only the"
-          " same study goes on: leave out --resume, or name another --out"
+          " same study goes on: name another --out"
         )
     self.steps = steps
 

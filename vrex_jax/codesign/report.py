@@ -26,6 +26,7 @@ __all__ = [
   "figures_table",
   "gap_table",
   "infeasible",
+  "policy_text",
   "sizes_table",
   "verdict_sentence",
   "write_platform",
@@ -55,7 +56,7 @@ def figures_table(columns: Mapping[str, Mapping[str, Any]]) -> str:
   for index, stage in enumerate(_STAGES):
     lines.append(
       [
-        f"a {stage}, ms",
+        f"{'an' if stage[0] == 'a' else 'a'} {stage}, ms",
         *(f"{1e3 * one['event_s'][index]:.1f}" for one in columns.values()),
       ]
     )
@@ -77,10 +78,17 @@ def _value(one: Mapping[str, Any], key: str) -> float:
   return one[key]
 
 
-def sizes_table(columns: Mapping[str, space_lib.Design]) -> str:
-  """Numbers of designs side by side; thresholds as mean of a stage."""
+def sizes_table(
+  columns: Mapping[str, space_lib.Design], free: Sequence[str]
+) -> str:
+  """Numbers of designs side by side; thresholds as range of a stage.
+
+  Args:
+    columns: name -> design.
+    free: fields that are shown.
+  """
   lines = []
-  for name in space_lib.FIELDS:
+  for name in free:
     values = [np.asarray(getattr(one, name), float) for one in columns.values()]
     if name == "ratio":
       for stage, label in enumerate(_STAGES):
@@ -89,14 +97,44 @@ def sizes_table(columns: Mapping[str, space_lib.Design]) -> str:
     elif values[0].ndim:
       lines.append([name, *(f"{value.mean():.0f}" for value in values)])
     else:
-      lines.append([name, *(f"{float(value):g}" for value in values)])
+      unit, scale = _unit_of(name)
+      cells = [f"{float(value) / scale:.4g}" for value in values]
+      lines.append([f"{name}, {unit}" if unit else name, *cells])
   for kind in ("dram", "link"):
-    names = [
-      interfaces.nearest(kind, float(getattr(one, f"{kind}_bytes_per_s")))
-      for one in columns.values()
-    ]
-    lines.append([f"nearest {kind} class", *names])
+    if f"{kind}_bytes_per_s" in free:
+      names = [
+        _class_of(kind, float(getattr(one, f"{kind}_bytes_per_s")))
+        for one in columns.values()
+      ]
+      lines.append([f"{kind} class", *names])
   return summary.aligned(["size", *columns], lines)
+
+
+_UNITS = {
+  "_bytes_per_s": ("GB/s", 1e9),
+  "capacity_bytes": ("GB", 1e9),
+  "_bytes": ("KiB", 1024.0),
+  "_hz": ("MHz", 1e6),
+}
+
+
+def _unit_of(name: str) -> tuple[str, float]:
+  """Unit a size is shown in, and its SI value; none for a count.
+
+  Example:
+    >>> _unit_of("dram_bytes_per_s"), _unit_of("cores")
+    (('GB/s', 1000000000.0), ('', 1.0))
+  """
+  found = (unit for end, unit in _UNITS.items() if name.endswith(end))
+  return next(found, ("", 1.0))
+
+
+def _class_of(kind: str, bandwidth_bytes_per_s: float) -> str:
+  """The class of this bandwidth; of another, the nearest, said so."""
+  nearest = interfaces.nearest(kind, bandwidth_bytes_per_s)
+  if interfaces.offers(kind, bandwidth_bytes_per_s):
+    return nearest
+  return f"none; next {nearest}"
 
 
 def infeasible(
@@ -105,34 +143,36 @@ def infeasible(
   design: space_lib.Design,
   limits: objective_lib.Limits,
 ) -> str:
-  """Which limits the nearest design passes, and by how much: one sentence.
+  """Which limits the nearest design exceeds, and by how much: one sentence.
 
   Args:
     passed: violations, in the order of `objective.LIMITS`.
-    found: figures of the design that passes them least.
+    found: figures of the design that exceeds them least.
     design: it.
     limits: what was asked for.
   """
   words = {
     "area": (
       f"--area_mm2 {_mm2(limits.area_m2)} by"
-      f" {_mm2(found['area_m2'] - float(limits.area_m2))}"
+      f" {_mm2(found['area_m2'] - float(limits.area_m2))} mm2"
     ),
     "power": (
       f"--power_w {float(limits.power_w):g} by"
-      f" {found['power_w'] - float(limits.power_w):.2g}"
+      f" {found['power_w'] - float(limits.power_w):.2g} W"
     ),
     "accuracy": (
       f"--max_accuracy_drop {float(limits.accuracy_drop):g} by"
-      f" {found['accuracy_drop'] - float(limits.accuracy_drop):.2g}"
+      f" {100 * (found['accuracy_drop'] - float(limits.accuracy_drop)):.2g}"
+      " points"
     ),
     "dram": (
       f"the DRAM of {float(design.capacity_bytes) / units.GB:.3g} GB by"
       f" {(found['held_bytes'] - float(design.capacity_bytes)) / units.GB:.2g}"
+      " GB"
     ),
-    "on_chip": "the core memories",
-    "vector": "the vector lanes",
-    "codes": "the code memory",
+    "on_chip": "what a core's memory holds",
+    "vector": "what the vector lanes keep up with",
+    "codes": "what the code memory holds",
   }
   broken = [
     words[name]
@@ -142,8 +182,8 @@ def infeasible(
   return (
     f"no design keeps all limits; the nearest has {_mm2(found['area_m2'])} mm2,"
     f" {found['power_w']:.3g} W and an accuracy drop of"
-    f" {found['accuracy_drop']:.3g}, and passes {', '.join(broken)}: raise"
-    " what it passes, or free more"
+    f" {100 * found['accuracy_drop']:.3g} %, and exceeds {', '.join(broken)}:"
+    " raise what it exceeds, or free more"
   )
 
 
@@ -236,15 +276,40 @@ def verdict_sentence(
   """Whether a design beats another everywhere, in words."""
   says = lambda verdict: (
     f"{verdict.centre:.3f} ({verdict.least:.3f} to {verdict.most:.3f} over"
-    f" {verdict.points} points of the band)"
+    f" {verdict.points} point{'s' * (verdict.points != 1)} of the band)"
   )
   text = f"{name}: by the model {says(by_model)}"
   wins = by_model.wins
   if by_simulator is not None:
     text += f", by the simulator {says(by_simulator)}"
     wins = wins and by_simulator.wins
-  answer = "better everywhere" if wins else "NOT better everywhere"
+  where = "everywhere"
+  if by_simulator is None or by_simulator.points < band.MOST_SIMULATED:
+    where = "at every point that was priced"
+  answer = f"better {where}" if wins else f"NOT better {where}"
   return f"{text}: {answer}"
+
+
+def policy_text(
+  design: space_lib.Design, choice: Mapping[str, Any], *, room: int
+) -> str:
+  """The thresholds of a design as --policy takes them.
+
+  Args:
+    design: with thresholds of frame, question and answer.
+    choice: hash bits, Hamming threshold and table scope.
+    room: clusters of a table; tokens that find none are read always.
+
+  Example:
+    >>> from vrex_jax.codesign import start
+    >>> one = start.of_platform("vrex8", layers=1, kv_heads=1)
+    >>> policy_text(one, {"table": "head"}, room=64)[:51]
+    'resv(table=head, table_capacity=64, wicsum_ratio=[['
+  """
+  ratio = np.round(np.asarray(design.ratio, float), 6)
+  by_stage = np.concatenate([ratio[:1], ratio]).tolist()  # Prompt as frames.
+  fixed = ", ".join(f"{name}={value}" for name, value in choice.items())
+  return f"resv({fixed}, table_capacity={room}, wicsum_ratio={by_stage})"
 
 
 def write_platform(

@@ -21,6 +21,7 @@ from vrex_jax.codesign import interfaces
 from vrex_jax.codesign import objective as objective_lib
 from vrex_jax.codesign import pricing
 from vrex_jax.codesign import space as space_lib
+from vrex_jax.errors import InputError
 
 __all__ = ["Rounded", "buildable", "ladder_of", "nearest", "repair"]
 
@@ -103,15 +104,28 @@ def ladder_of(space: space_lib.Space) -> dict[str, np.ndarray]:
   """Values of every free field that is one number; the start's own with them.
 
   A paper's own size need not be on our grid.
+
+  Raises:
+    InputError: nothing that can be built lies within a field's bounds.
   """
   found = {}
   for name in space.free:
     own = np.asarray(getattr(space.start, name), float)
     if own.ndim:
       continue
-    values = buildable(name, space.low[name], space.high[name])
+    low, high = space.low[name], space.high[name]
+    values = buildable(name, low, high)
     known = np.isclose(values, own, rtol=1e-6).any()
-    found[name] = values if known else np.sort(np.append(values, own))
+    inside = low * (1 - 1e-6) <= own <= high * (1 + 1e-6)
+    if inside and not known:
+      values = np.sort(np.append(values, own))
+    if not len(values):
+      raise InputError(
+        f"{name} may lie between {low:g} and {high:g}, where nothing can be"
+        " built; widen its --bounds to hold a whole unit, a power of two or a"
+        " class that is sold"
+      )
+    found[name] = values
   return found
 
 

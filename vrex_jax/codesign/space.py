@@ -200,7 +200,7 @@ def make(
   Raises:
     InputError: an unknown group, or nothing is left that could move.
   """
-  for group in groups:
+  for group in groups or [""]:
     if group not in GROUPS:
       raise InputError(
         f"--free names {group!r}; it must be some of {', '.join(GROUPS)}, or"
@@ -249,9 +249,11 @@ def parse_bounds(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
     try:
       low, high = map(float, rest.split(":"))
     except ValueError:
+      usual = FIELDS[name]
+      least, most = (8, 16) if usual.relative else (usual.low, usual.high)
       raise InputError(
         f"--bounds has {text!r}; it must be name=least:most, in SI units: try"
-        f" {name}={FIELDS[name].low:g}:{FIELDS[name].high:g}"
+        f" {name}={least:g}:{most:g}"
       ) from None
     positive = low >= 0 if FIELDS[name].linear else low > 0
     if not (positive and low < high < np.inf):
