@@ -5,6 +5,7 @@ import json
 import types
 
 import numpy as np
+import pytest
 
 from vrex_jax.codesign import confirm
 
@@ -60,3 +61,18 @@ def test_what_was_measured_survives_json():
   again = confirm.from_json(stored)
   np.testing.assert_array_equal(again.kept, one.kept)
   assert again._replace(kept=None) == one._replace(kept=None)
+
+
+def test_the_drop_is_that_of_the_worse_figure(monkeypatch):
+  against = {
+    name: {"difference": -0.01 * place, "ci": (-0.01 * place - 0.02, 0.01)}
+    for place, name in enumerate(confirm.FIGURES, 1)
+  }
+  monkeypatch.setattr(confirm.cell, "paired", lambda row, full: against)
+  monkeypatch.setattr(confirm.trace_lib, "concatenate", lambda traces: None)
+  monkeypatch.setattr(confirm, "_kept", lambda trace: np.ones((3, 1, 1)))
+  row = dict.fromkeys(confirm.FIGURES, 0.9)
+  found = confirm._measured(row, {}, [])
+  worst = 0.01 * len(confirm.FIGURES)
+  assert found.drop == pytest.approx(worst)
+  assert found.interval == pytest.approx((-0.01, worst + 0.02))

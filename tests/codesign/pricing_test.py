@@ -2,6 +2,7 @@
 
 import itertools
 import tomllib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +10,24 @@ import numpy as np
 import pytest
 
 from tests.codesign import problems
+from vrex_jax import policy_syntax
 from vrex_jax.codesign import band
 from vrex_jax.codesign import certificate
+from vrex_jax.codesign import confirm
 from vrex_jax.codesign import constants
+from vrex_jax.codesign import curves as curves_lib
 from vrex_jax.codesign import elasticity
 from vrex_jax.codesign import objective
 from vrex_jax.codesign import pricing
 from vrex_jax.codesign import report
 from vrex_jax.codesign import rounding
+from vrex_jax.codesign import setting
 from vrex_jax.codesign import simulation
 from vrex_jax.codesign import sizing
 from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import study
 from vrex_jax.codesign import turn
+from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import platforms
 
 PAPER = problems.paper()
@@ -111,6 +117,114 @@ def test_each_limit_is_passed_by_what_passes_it(pricer):
   for row, name in zip(passed[1:], cases, strict=True):
     assert row[INDEX[name]] > 0
     assert np.all(np.delete(row, INDEX[name]) <= 1e-6), name
+
+
+def test_power_is_limited_where_it_is_more_than_asked_for(pricer):
+  placed = pricer.place([PAPER], 1)
+  power_w = float(priced(pricer, PAPER).figures.power_w[0])
+  for factor, sign in ((0.5, 1.0), (2.0, -1.0)):
+    limits = LIMITS.replace(power_w=factor * power_w)
+    passed = pricer(placed, limits).passed[0]
+    assert np.sign(passed[INDEX["power"]]) == sign
+    assert np.all(np.delete(passed, INDEX["power"]) <= 0)
+
+
+def test_better_everywhere_needs_every_point_and_says_where_it_looked():
+  better = band.Verdict(0.5, 0.3, 0.9, 257)
+  mixed = band.Verdict(0.5, 0.3, 1.01, 257)
+  whole = band.Verdict(0.5, 0.3, 0.9, band.MOST_SIMULATED)
+  assert (better.wins, mixed.wins) == (True, False)
+  ends = lambda *given: report.verdict_sentence("it", *given).split(": ")[-1]
+  assert ends(better, whole) == "better everywhere"
+  assert ends(mixed, whole) == "NOT better everywhere"
+  one = whole._replace(points=1)
+  assert ends(better, one) == "better at every point that was priced"
+  assert "over 1 point of" in report.verdict_sentence("it", better, one)
+
+
+def test_what_a_real_run_kept_is_what_is_simulated(pricer):
+  described = study.describe(
+    pricer, study.Designed(PAPER, 1), LIMITS, exact=True
+  )
+  kept = np.full((3, 2, 2), 0.6)
+  kept[1] = np.nan  # No question in the run: what the curves say.
+  measured = confirm.Measured(kept, 0.02, (0.01, 0.03), 0.9, {})
+  as_curves, _ = study.confirmed(pricer, described, LIMITS, None)
+  figures, placed = study.confirmed(pricer, described, LIMITS, measured)
+  assert figures["latency_s"] > as_curves["latency_s"]
+  assert figures["accuracy"] == pytest.approx(0.98)
+  shares = np.asarray(placed.shares.kept)
+  np.testing.assert_allclose(shares[::2], 0.6)
+  np.testing.assert_allclose(
+    shares[1], np.asarray(described.placed.shares.kept)[1]
+  )
+
+
+def test_exact_shares_are_those_of_the_held_out_rule():
+  more = lambda choice, ratio: problems.lookup(choice, jnp.sqrt(ratio))
+  pricer = pricing.Pricer(problems.problem(exact=more))
+  searched, exact = (
+    study.describe(pricer, study.Designed(PAPER, 1), LIMITS, exact=exact)
+    for exact in (False, True)
+  )
+  np.testing.assert_allclose(searched.placed.shares.kept, 0.3, rtol=1e-6)
+  np.testing.assert_allclose(exact.placed.shares.kept, 0.3**0.5, rtol=1e-6)
+
+
+def test_a_study_is_judged_by_the_curves_that_were_held_out():
+  searched, held_out = curves_lib.packaged(), curves_lib.packaged_held_out()
+  found = setting.problem_of(
+    platforms.named("vrex8"), searched, held_out, setting.drop_of(None),
+    model="llama3-8b", cached_tokens=4096, batch=1, kv_precision="bf16",
+    objective="energy_delay", memory="queued",
+  )  # fmt: skip
+  ratio = jnp.full((3, *searched.kept.shape[2:4]), 0.3)
+  for rule, own in ((found.lookup, searched), (found.exact, held_out)):
+    np.testing.assert_array_equal(
+      rule(0, ratio).kept, curves_lib.at(own, 0, ratio).kept
+    )
+  assert np.any(found.lookup(0, ratio).kept != found.exact(0, ratio).kept)
+
+
+def test_time_that_only_the_simulator_sees_costs_static_energy(
+  pricer, monkeypatch
+):
+  (one,) = pricer.place([PAPER], 1)
+  usual = simulation.simulate(pricer, one, LIMITS)
+  real = simulation.simulated_step.simulate
+
+  def longer(*given, **named):
+    return types.SimpleNamespace(finish_ps=2 * real(*given, **named).finish_ps)
+
+  monkeypatch.setattr(simulation.simulated_step, "simulate", longer)
+  found = simulation.simulate(pricer, one, LIMITS)
+  platform, _ = pricer.built(one)
+  np.testing.assert_allclose(
+    found.energy_j - usual.energy_j,
+    float(platform.power.static_w) * usual.latency_s,
+    rtol=1e-4,
+  )
+
+
+def test_sizes_are_rounded_within_their_bounds():
+  bounds = {"cores": (10.0, 16.0), "clock_hz": (9e8, 11e8)}
+  ladder = rounding.ladder_of(space_lib.make(PAPER, bounds=bounds))
+  for name, (low, high) in bounds.items():
+    assert ladder[name].min() >= low, name
+    assert ladder[name].max() <= high, name
+  nothing = space_lib.make(PAPER, bounds={"hcu_rows": (5.0, 7.0)})
+  with pytest.raises(InputError, match="hcu_rows may lie between 5 and 7"):
+    rounding.ladder_of(nothing)
+
+
+def test_thresholds_of_a_design_are_a_policy():
+  design = problems.paper(0.25)
+  choice = {"hamming_threshold": 5, "hash_bits": 16, "table": "layer"}
+  text = report.policy_text(design, choice, room=64)
+  policy = policy_syntax.make_policy(text)
+  assert policy.knobs["hamming_threshold"] == 5
+  ratio = np.asarray(policy.knobs["wicsum_ratio"])
+  np.testing.assert_array_equal(ratio, np.full((4, 2, 2), 0.25))
 
 
 def test_a_design_is_exactly_as_good_as_itself_over_the_whole_band(pricer):

@@ -391,12 +391,12 @@ def load(like: State, path: pathlib.Path, config: Mapping[str, Any]) -> State:
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     raise InputError(
       f"{path} cannot be read ({error}); it must be what a search left: remove"
-      " it, or leave out --resume"
+      " it, or name another --out"
     ) from None
   if not same or [one.shape for one in kept] != [np.shape(x) for x in leaves]:
     raise InputError(
       f"{path} was left by a search with other settings; only the same search"
-      " goes on: leave out --resume, or name another --out"
+      " goes on: name another --out"
     )
   return jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in kept])
 

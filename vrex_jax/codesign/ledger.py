@@ -41,7 +41,7 @@ class Ledger:
     except (OSError, ValueError, KeyError, TypeError) as error:
       raise InputError(
         f"--resume is given and {path} cannot be read ({error}); it must be"
-        " what a study left: leave out --resume"
+        " what a study left: remove it, or name another --out"
       ) from None
     for name in sorted({*config, *self.config}):
       if config.get(name) != self.config.get(name):
