@@ -22,7 +22,6 @@ import numpy as np
 from vrex_jax import bitmap
 from vrex_jax.benchmark import timing
 from vrex_jax.models import dense
-from vrex_jax.models import past_attention
 from vrex_jax.models import work_list
 from vrex_jax.resv import wicsum
 
@@ -31,7 +30,7 @@ __all__ = ["disk", "measure"]
 _INPUTS, _OUTPUTS, _KERNELS = 1024, 4096, 6
 _PANEL_ROWS = (4, 10, 32)
 _PLAIN_ROWS = (48, 96, 196)
-_HEADS, _WIDTH, _CHUNK = 4, 128, past_attention.PREFIX_CHUNK
+_HEADS, _WIDTH, _CHUNK = 4, 128, 512
 _ATTEND_ROWS = (40, 256, 784)
 _HELD_ROWS = (8, 40, 784)
 _SEARCHED = ((40, 256), (40, 1024), (784, 256), (784, 1024))
@@ -181,14 +180,10 @@ def _programs():
       yield f"{kind} {number}", counted, product, (x, stored)
   past = normal(8, 2, _HEADS, _SLOTS, _WIDTH)
   for number in _ATTEND_ROWS:
-    heads = _HEADS
-    if 4 * heads * number * _CHUNK > work_list.SCORE_BYTES:
-      heads = 1  # As `past_attention` does then: one after the other.
-    macs = 2.0 * number * past[0].size
-    query = normal(9, heads, number, _WIDTH)
-    keys = past.reshape(2, heads, -1, _WIDTH)
+    macs = 2.0 * _HEADS * number * _SLOTS * _WIDTH
+    query = normal(9, _HEADS, number, _WIDTH)
     yield f"attend {number}", (4.0 * past.size, 2.0 * macs), _attend, (
-      query, keys,
+      query, past,
     )  # fmt: skip
   yield from _held_programs(normal)
   yield from _small_programs(normal)
@@ -241,7 +236,7 @@ def _attend(query, past):
 
   def body(step, out):
     at = (0, 0, step * _CHUNK, 0)
-    size = (2, len(query), _CHUNK, _WIDTH)
+    size = (2, _HEADS, _CHUNK, _WIDTH)
     key, value = jax.lax.dynamic_slice(past, at, size)
     scores = jnp.einsum("kmh,ksh->kms", query, key)
     return out + jnp.einsum("kms,ksh->kmh", scores, value)
