@@ -144,6 +144,13 @@ _ATTEMPTS = flags.DEFINE_integer(
   1,
   20,
 )
+_TABLES = flags.DEFINE_multi_enum(
+  "tables",
+  ["head"],
+  ["head", "layer"],
+  "Scopes of a cluster table that are searched; repeatable. What a table that"
+  " all heads share costs in accuracy has not been measured.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the starts.", 0, command.MAX_SEED)
 _SEEDS = flags.DEFINE_integer(
   "seeds", 5, "Seeds of the comparison, from --seed on.", 1, 100
@@ -365,6 +372,7 @@ def _results(
     questions=_QUESTIONS.value,
     simulated_points=_SIMULATED.value,
     choices=_CHOICES.value,
+    tables=_TABLES.value,
     attempts=_ATTEMPTS.value,
     seeds=range(_SEED.value, _SEED.value + _SEEDS.value)
     if _COMPARATORS.value

@@ -29,6 +29,7 @@ from vrex_jax.codesign import report
 from vrex_jax.codesign import space as space_lib
 from vrex_jax.codesign import start as start_lib
 from vrex_jax.codesign import study as study_lib
+from vrex_jax.errors import InputError
 from vrex_jax.hwmodel import units
 
 __all__ = ["run"]
@@ -245,7 +246,14 @@ class _Campaign:
       self.study.problem, self.space, self.limits, plan, advance,
       rounds=rounds, told=self.bar(passes * rounds, "static choices"),
     )  # fmt: skip
-    return ranked[: self.options.choices]
+    scope = [one.table for one in self.study.curves.choices]
+    kept = [one for one in ranked if scope[one] in self.options.tables]
+    if not kept:
+      raise InputError(
+        f"--tables is {','.join(self.options.tables)} and the curves have"
+        f" {', '.join(sorted(set(scope)))} only; name one of theirs"
+      )
+    return kept[: self.options.choices]
 
   def _attempts(
     self,

@@ -52,6 +52,7 @@ class Options:
     questions: of the real run; 0 for none.
     simulated_points: of the band.
     choices: static choices that are left after screening.
+    tables: scopes of a table that are searched.
     attempts: searches at most, where real runs lose too much.
     seeds: of the comparison; none for no comparison.
     certificate: brute force on a small grid.
@@ -62,6 +63,7 @@ class Options:
   questions: int
   simulated_points: int
   choices: int
+  tables: Sequence[str]
   attempts: int
   seeds: Sequence[int]
   certificate: bool
