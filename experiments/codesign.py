@@ -174,6 +174,7 @@ _SEARCH, _STEPS_FILE = "search.npz", "steps.json"
 _FREE_TO_CHANGE = ("out", "resume")
 _ANSWER = "the round under way is finished first; Ctrl-C again interrupts it"
 _SHOWN = 0.02
+_PAPERS = ("vrex8", "vrex48")
 
 
 def _check_flags() -> None:
@@ -380,14 +381,23 @@ def _write(
   study: campaign_types.Study, results: campaign_types.Results, started: float
 ) -> None:
   description = platforms.named(_PLATFORM.value)
-  value = functools.partial(objective_lib.value_of, _OBJECTIVE.value)
-  points = {
-    name: {
-      **results.columns[column],
-      "objective": value(results.columns[column]),
-    }
-    for name, column in (("start", "paper"), ("rounded", "rounded"))
-  }
+  name = pathlib.Path(_PLATFORM.value).stem
+  drop = "measured" if _questions() else "modelled"
+  sizing = f"the paper's\nsizing ({name})"
+  if name not in _PAPERS:
+    sizing = f"sizing of {name}"
+  points = [
+    plots.Point(
+      label,
+      results.columns[column],
+      objective_lib.value_of(_OBJECTIVE.value, results.columns[column]),
+    )
+    for column, label in (
+      ("paper", f"start: {sizing}"),
+      ("rounded", "rounded result"),
+      ("confirmed", f"confirmed: simulated,\ndrop {drop}"),
+    )
+  ]
   command.write_study(
     _OUT.value,
     results.rows,
@@ -410,6 +420,9 @@ def _write(
           "energy": "energy of a turn, J",
           "energy_delay": "energy x delay of a turn, J s",
         }[_OBJECTIVE.value],
+        asked={"area": _AREA.value * units.MM2, "accuracy": _DROP.value},
+        title=f"{name}, {_MODEL.value}, {_CACHE_TOKENS.value} cached tokens,"
+        f" batch {_BATCH.value}",
       ),
     },
   )
