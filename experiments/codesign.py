@@ -196,6 +196,7 @@ _ANSWER = "the round under way is finished first; Ctrl-C again interrupts it"
 _SHOWN = 0.02
 _ROOM = 8
 """Clusters for each frame of a stream, which has 4 tokens and some text."""
+_PAPERS = ("vrex8", "vrex48")
 
 
 def _check_flags() -> None:
@@ -386,7 +387,7 @@ def _results(
 def _names() -> dict[str, str]:
   """How columns are called where their own name would say too much."""
   platform = platforms.named(_PLATFORM.value).platform.name
-  own = platform in ("vrex8", "vrex48")
+  own = platform in _PAPERS
   return {
     "paper": "paper" if own else platform,
     "confirmed": "confirmed" if _QUESTIONS.value else "rounded, simulated",
@@ -415,14 +416,23 @@ def _write(
   study: campaign_types.Study, results: campaign_types.Results, started: float
 ) -> None:
   description = platforms.named(_PLATFORM.value)
-  value = functools.partial(objective_lib.value_of, _OBJECTIVE.value)
-  points = {
-    name: {
-      **results.columns[column],
-      "objective": value(results.columns[column]),
-    }
-    for name, column in (("start", "paper"), ("rounded", "rounded"))
-  }
+  name = pathlib.Path(_PLATFORM.value).stem
+  drop = "measured" if _questions() else "modelled"
+  sizing = f"the paper's\nsizing ({name})"
+  if name not in _PAPERS:
+    sizing = f"sizing of {name}"
+  points = [
+    plots.Point(
+      label,
+      results.columns[column],
+      objective_lib.value_of(_OBJECTIVE.value, results.columns[column]),
+    )
+    for column, label in (
+      ("paper", f"start: {sizing}"),
+      ("rounded", "rounded result"),
+      ("confirmed", f"confirmed: simulated,\ndrop {drop}"),
+    )
+  ]
   command.write_study(
     _OUT.value,
     results.rows,
@@ -453,6 +463,9 @@ def _write(
           "energy": "energy of a turn, J",
           "energy_delay": "energy x delay of a turn, J s",
         }[_OBJECTIVE.value],
+        asked={"area": _AREA.value * units.MM2, "accuracy": _DROP.value},
+        title=f"{name}, {_MODEL.value}, {_CACHE_TOKENS.value} cached tokens,"
+        f" batch {_BATCH.value}",
       ),
     },
   )

@@ -302,7 +302,7 @@ def main(arguments: Sequence[str]) -> None:
   write(interrupted=interrupted, gap=gap)
   print(sweep_tables.assumptions(_PLATFORM.value, _MODEL.value,
                                  _CACHE_TOKENS.value))  # fmt: skip
-  print(sweep_tables.table(rows))
+  print(sweep_tables.table(rows, _OUT.value))
   if done:
     print(f"\n{sweep_tables.gap_table(done)}")
   if interrupted:

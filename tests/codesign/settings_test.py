@@ -170,6 +170,16 @@ def test_tables_say_settings_and_gaps(rows):
   assert "modelled" in sweep_tables.assumptions("vrex8", "llama3-8b", 40960)
 
 
+def test_a_table_says_what_is_left_out_and_where_it_is(rows):
+  few = [{**rows[0], "wicsum_ratio": ratio} for ratio in (0.5, 0.9)]
+  *_, left_out, costs = sweep_tables.table(few, "runs/sweep").splitlines()
+  assert left_out.startswith("1 of 2 rows are left out")
+  assert left_out.endswith("runs/sweep/sweep.csv")
+  assert "docs/accuracy_model.md" in costs
+  assert "--out" in sweep_tables.table(few)
+  assert "left out" not in sweep_tables.table(few[:1])
+
+
 def test_pictures_are_drawn(rows, tmp_path):
   own = sweep_tables.first_of(rows)
   assert len(own) == len(GRID)  # the other choice has another table

@@ -1,5 +1,6 @@
 """A sweep as text: settings, and how far the closed loop is from the open."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,11 +29,17 @@ def assumptions(platform: str, model: str, cache_tokens: int) -> str:
   )
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """For every choice the thresholds nearest to a few; all are in the CSV."""
-  header = ["Th_hd", "N_hp", "table", "rows", "recent", "Th_r", "frame %",
-            "question %", "answer %", "mass, frame %", "question %",
-            "recall %", "tokens/cluster", "frame ms", "frame J"]  # fmt: skip
+def table(rows: Sequence[Mapping[str, Any]], out: str | None = None) -> str:
+  """For every choice the thresholds nearest to a few, and what is left out.
+
+  Args:
+    rows: all (`settings.rows_of`).
+    out: folder that sweep.csv is written to, with all of them; None for none.
+  """
+  header = ["Th_hd", "N_hp", "table", "rows", "recent", "Th_r",
+            "attended, frame %", "attended, question %", "attended, answer %",
+            "mass, frame %", "mass, question %", "evidence read, question %",
+            "tokens/cluster", "frame ms", "frame J"]  # fmt: skip
   ratios = sorted({row["wicsum_ratio"] for row in rows})
   shown = {min(ratios, key=lambda one: abs(one - near)) for near in _SHOWN}
   lines = [
@@ -53,14 +60,35 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows
     if row["wicsum_ratio"] in shown
   ]
-  return summary.aligned(header, lines)
+  return f"{summary.aligned(header, lines)}\n{_notes(rows, len(lines), out)}"
+
+
+def _notes(
+  rows: Sequence[Mapping[str, Any]], shown: int, out: str | None
+) -> str:
+  """Below the table: rows that are left out, and what mass is worth."""
+  lines = []
+  if left_out := len(rows) - shown:
+    near = ", ".join(f"{ratio:g}" for ratio in _SHOWN)
+    where = "--out writes all to sweep.csv"
+    if out is not None:
+      where = f"all are in {pathlib.Path(out) / 'sweep.csv'}"
+    lines.append(
+      f"{left_out} of {len(rows)} rows are left out (shown: Th_r nearest to"
+      f" {near}); {where}"
+    )
+  lines.append(
+    "what lost attention mass costs in answers: docs/accuracy_model.md"
+  )
+  return "\n".join(lines)
 
 
 def gap_table(rows: Sequence[Mapping[str, Any]]) -> str:
   """Open loop, closed loop, difference in points, for rows that were run."""
-  header = ["closed loop: Th_hd", "Th_r", "frame %", "open", "question %",
-            "open", "mass, frame %", "open", "question %", "open",
-            "recall %", "open", "right"]  # fmt: skip
+  header = ["closed loop: Th_hd", "Th_r", "attended, frame %", "open",
+            "attended, question %", "open", "mass, frame %", "open",
+            "mass, question %", "open", "evidence read, question %", "open",
+            "right"]  # fmt: skip
   lines = []
   for row in rows:
     pair = lambda name, stage, row=row: [
