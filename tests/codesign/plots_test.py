@@ -7,13 +7,14 @@ from vrex_jax.codesign import plots
 
 
 @pytest.mark.parametrize(
-  "low, high",
+  ("low", "high"),
   [(7.3, 46.0), (6.2, 11.8), (1206.0, 1227.0), (0.11, 6.4), (0.999, 1.001)],
 )
 def test_every_range_has_ticks_to_read_values_by(low, high):
   ticks = plots._ticks(low, high)
   assert 3 <= len(ticks) <= 12
-  assert low <= ticks[0] and ticks[-1] <= high
+  assert low <= ticks[0]
+  assert ticks[-1] <= high
   assert ticks == sorted(set(ticks))
 
 
