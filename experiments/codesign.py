@@ -417,7 +417,7 @@ def _write(
 ) -> None:
   description = platforms.named(_PLATFORM.value)
   name = pathlib.Path(_PLATFORM.value).stem
-  drop = "measured" if _questions() else "modelled"
+  drop = "measured" if _QUESTIONS.value else "modelled"
   sizing = f"the paper's\nsizing ({name})"
   if name not in _PAPERS:
     sizing = f"sizing of {name}"
