@@ -189,6 +189,8 @@ class Bare:
     selection, self.state, counts = self._select(
       self.state, self.view(), layer, queries, now.stage
     )
+    # What was given may lie in arrays that change next.
+    jax.block_until_ready((self.state, jax.tree.leaves(selection)))
     return selection, counts
 
   def hear(self, layer, mass):
@@ -219,6 +221,7 @@ class Bare:
     self.state, keep, self.written = self._write(
       self.state, self.view(), chunk, now.stage
     )
+    jax.block_until_ready(self.state)
     if keep is not None:
       assert self.policy.needs.evicts
       self.valid &= np.asarray(keep)
