@@ -30,6 +30,7 @@ import numpy as np
 
 from vrex_jax import recording as recording_lib
 from vrex_jax.codesign import ranking
+from vrex_jax.codesign import tally
 from vrex_jax.codesign import walk as walk_lib
 from vrex_jax.errors import InputError, check_whole_number
 from vrex_jax.typing import Float, Int
@@ -40,7 +41,7 @@ __all__ = [
   "packaged", "packaged_held_out", "packaged_path", "save",
 ]  # fmt: skip
 
-STAGES = walk_lib.STAGES
+STAGES = tally.STAGES
 """Axis of stages: frame, question, answer."""
 _PACKAGED = "rooms_curves.npz"
 _HELD_OUT = "rooms_curves_held_out.npz"
@@ -181,7 +182,7 @@ def of_recording(
     recording,
     [(one.hamming_threshold, one.hash_bits, one.table) for one in choices],
     grid,
-    walk_lib.Options(
+    tally.Options(
       recent_tokens=recent_tokens,
       rows=rows,
       votes=votes,

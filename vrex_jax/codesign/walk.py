@@ -12,83 +12,23 @@ what `replay.replay` does at each setting by itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from vrex_jax import policy as policy_lib
 from vrex_jax import recording as recording_lib
 from vrex_jax.codesign import assignment
 from vrex_jax.codesign import buffers
-from vrex_jax.codesign import fetch_runs
-from vrex_jax.codesign import ranking
+from vrex_jax.codesign import tally
 from vrex_jax.errors import InputError
-from vrex_jax.resv import wicsum
 
-__all__ = ["STAGES", "Options", "Sums", "walk"]
+__all__ = ["walk"]
 
-STAGES = policy_lib.STAGES[1:]
-"""Stages that retrieve."""
 _BATCH = 16
 """Events that are looked at together, at most."""
-_SCORES = 2**15
-"""Scores that are sorted in one call, about."""
 _LEAST_LOG = np.float32(-80.0)
-_FIELDS = ("kept", "mass", "recall", "runs", "buckets", "worst_buckets")
-
-
-class Options(NamedTuple):
-  """Static. What all settings of a walk share; defaults are those of `resv`.
-
-  Attributes:
-    recent_tokens: always attended, and not fetched; one frame when None.
-    sink_tokens: first tokens of the stream, always attended.
-    rows: "union", "vote" or "pooled".
-    votes: for "vote".
-    buckets: of the WTU.
-    temperature: smears every entry (`relaxed`); None for the exact rule.
-    seed: of the hyperplanes.
-  """
-
-  recent_tokens: int | None = None
-  sink_tokens: int = 4
-  rows: str = "union"
-  votes: int = 2
-  buckets: int = wicsum.BUCKETS
-  temperature: float | None = None
-  seed: int = 0
-
-
-class Sums(NamedTuple):
-  """Static. Sums over the events of each stage that have a past.
-
-  Attributes:
-    seen: past tokens.
-    recent: of them, always attended and on the device.
-    events: how many.
-    shown: events whose evidence is known.
-    rows: query rows of a head.
-    kept: tokens attended.
-    mass: shares of the past's attention.
-    recall: shares of the evidence's tokens.
-    runs: contiguous runs of what is fetched, laid out by cluster.
-    buckets: early-exit buckets visited, mean over rows.
-    worst_buckets: the same, of the row that needs most.
-    clusters: before the event.
-  """
-
-  seen: np.ndarray  # f64 [3]
-  recent: np.ndarray  # f64 [3]
-  events: np.ndarray  # f64 [3]
-  shown: np.ndarray  # f64 [3]
-  kept: np.ndarray  # f64 [Z, 3, L, K, ratios]
-  mass: np.ndarray  # f64 [Z, 3, L, K, ratios]
-  recall: np.ndarray  # f64 [Z, 3, L, K, ratios]
-  runs: np.ndarray  # f64 [Z, 3, L, K, ratios]
-  buckets: np.ndarray  # f64 [Z, 3, L, K, ratios]
-  worst_buckets: np.ndarray  # f64 [Z, 3, L, K, ratios]
-  clusters: np.ndarray  # f64 [Z, 3, L, K]
 
 
 class _Event(NamedTuple):
@@ -105,25 +45,13 @@ class _Event(NamedTuple):
   recent: int
 
 
-class _Clusters(NamedTuple):
-  """What an event, or several, ask of one table; free: not always attended."""
-
-  scores: np.ndarray  # f32 [A, M, C]
-  tokens: np.ndarray  # i64 [A, C]
-  free: np.ndarray  # i64 [A, C]
-  sinks: np.ndarray  # i64 [A, C]
-  mass: np.ndarray  # f64 [A, C]
-  evidence: np.ndarray  # f64 [A, C]
-  filled: np.ndarray  # i64 [A]
-
-
 def walk(
   recording: recording_lib.Recording,
   choices: Sequence[tuple[int, int, str]],
   grid: np.ndarray,
-  options: Options,
+  options: tally.Options,
   evidence: Mapping[int, np.ndarray] | None = None,
-) -> Sums:
+) -> tally.Sums:
   """Goes through a recording once.
 
   Args:
@@ -149,44 +77,66 @@ def walk(
   for chunk, number in zip(chunks, branches, strict=True):
     branch[chunk.first : chunk.last] = number
   tables = _tables(recording, choices, branch, options.seed)
-  sums = _zeros(len(choices), layers * heads, len(grid))
+  sums = tally.zeros(len(choices), layers * heads, len(grid))
   slots = buffers.Slots(recording)
-  saved = None
-  for number, batch in _batches(chunks, branches):
-    if saved is not None and saved[0] != number:
-      _, slots.cursor, kept = saved
-      for table, one in zip(tables, kept, strict=True):
-        table.restore(one)
-      saved = None
-    if saved is None and number >= 0:
-      saved = (number, slots.cursor, [table.save() for table in tables])
-    asked: list[list[_Clusters]] = [[] for _ in tables]
-    room: list[np.ndarray] = []
-    stage = STAGES.index(batch[0].stage) if batch[0].stage in STAGES else -1
-    for chunk in batch:
-      span = slice(chunk.first, chunk.last)
-      if stage >= 0 and slots.cursor:
-        event = _event(recording, slots, span, options, evidence)
-        _add_event(sums, stage, event)
-        room = room or [
-          _room(table, event, len(batch), batch[-1].last) for table in tables
-        ]
-        for index, table in enumerate(tables):
-          scores = room[index][len(asked[index])]
-          asked[index].append(_clusters(table, event, scores))
-      place = slots.append(recording, span)
-      for table in tables:
-        table.insert(slots.key[..., place], span, place)
-    for index, own in enumerate(asked):
-      if own:
-        scores, *others = zip(*own, strict=True)
-        scores = room[index][: len(scores)]
-        whole = _Clusters(
-          scores.reshape(-1, *scores.shape[2:]), *map(np.concatenate, others)
-        )
-        for piece in _pieces(whole, layers * heads):
-          _add_table(sums, index, stage, piece, grid, options)
-  return _shaped(sums, layers, heads, options)
+  with futures.ThreadPoolExecutor(1) as pool:
+    saved = None
+    adding: futures.Future | None = None
+    for number, batch in _batches(chunks, branches):
+      if saved is not None and saved[0] != number:
+        _, slots.cursor, kept = saved
+        for table, one in zip(tables, kept, strict=True):
+          table.restore(one)
+        saved = None
+      if saved is None and number >= 0:
+        saved = (number, slots.cursor, [table.save() for table in tables])
+      name = batch[0].stage
+      stage = tally.STAGES.index(name) if name in tally.STAGES else -1
+      asked, room = _insert_batch(
+        recording, batch, stage, slots, tables, sums, options, evidence
+      )
+      if room:
+        if adding is not None:
+          adding.result()
+        adding = pool.submit(_add, sums, stage, grid, options, asked, room)
+    if adding is not None:
+      adding.result()
+  return tally.shaped(sums, layers, heads)
+
+
+def _insert_batch(
+  recording: recording_lib.Recording,
+  batch: Sequence[recording_lib.Chunk],
+  stage: int,
+  slots: buffers.Slots,
+  tables: Sequence[buffers.Table],
+  sums: tally.Sums,
+  options: tally.Options,
+  evidence: Mapping[int, np.ndarray] | None,
+) -> tuple[list[list[tally.Clusters]], list[np.ndarray]]:
+  """Chunk by chunk: what it asks of every table, then its tokens join.
+
+  Returns:
+    By table what the batch asked, and where the scores of that lie (`_room`);
+    none where nothing was asked.
+  """
+  asked: list[list[tally.Clusters]] = [[] for _ in tables]
+  room: list[np.ndarray] = []
+  for chunk in batch:
+    span = slice(chunk.first, chunk.last)
+    if stage >= 0 and slots.cursor:
+      event = _event(recording, slots, span, options, evidence)
+      _add_event(sums, stage, event)
+      room = room or [
+        _room(table, event, len(batch), batch[-1].last) for table in tables
+      ]
+      for index, table in enumerate(tables):
+        scores = room[index][len(asked[index])]
+        asked[index].append(_clusters(table, event, scores))
+    place = slots.append(recording, span)
+    for table in tables:
+      table.insert(slots.key[..., place], span, place)
+  return asked, room
 
 
 def _batches(
@@ -256,7 +206,7 @@ def _event(
   recording: recording_lib.Recording,
   slots: buffers.Slots,
   span: slice,
-  options: Options,
+  options: tally.Options,
   evidence: Mapping[int, np.ndarray] | None,
 ) -> _Event:
   layers, heads, _, width = recording.key.shape
@@ -304,20 +254,7 @@ def _attention_mass(query: np.ndarray, key: np.ndarray) -> np.ndarray:
   return np.ascontiguousarray(mass.T, np.float64)
 
 
-def _zeros(choices: int, heads: int, ratios: int) -> Sums:
-  wide = lambda: np.zeros((choices, len(STAGES), heads, ratios + 1))
-  small = lambda: np.zeros(len(STAGES))
-  return Sums(
-    seen=small(),
-    recent=small(),
-    events=small(),
-    shown=small(),
-    clusters=np.zeros((choices, len(STAGES), heads)),
-    **{name: wide() for name in _FIELDS},
-  )
-
-
-def _add_event(sums: Sums, stage: int, event: _Event) -> None:
+def _add_event(sums: tally.Sums, stage: int, event: _Event) -> None:
   sums.events[stage] += 1
   sums.seen[stage] += event.past
   sums.recent[stage] += event.recent
@@ -347,7 +284,7 @@ def _room(
 
 def _clusters(
   table: buffers.Table, event: _Event, scores: np.ndarray
-) -> _Clusters:
+) -> tally.Clusters:
   """An event's scores and what stands behind each cluster.
 
   Args:
@@ -372,71 +309,19 @@ def _clusters(
   if event.evidence is not None:
     wide = np.repeat(event.evidence, len(tokens))
     evidence = table.by_cluster(past, wide)[:, :most]
-  return _Clusters(
+  return tally.Clusters(
     scores, tokens, tokens - always, sinks, mass, evidence, table.filled
   )
 
 
-def _add_table(
-  sums: Sums,
-  index: int,
+def _add(
+  sums: tally.Sums,
   stage: int,
-  asked: _Clusters,
   grid: np.ndarray,
-  options: Options,
+  options: tally.Options,
+  asked: Sequence[Sequence[tally.Clusters]],
+  room: Sequence[np.ndarray],
 ) -> None:
-  """What one static choice keeps of some events' pasts, from which ratio on."""
-  heads, ratios = sums.clusters.shape[-1], len(grid)
-  together = lambda array: array.reshape(-1, heads, array.shape[-1]).sum(axis=0)
-  ranked = ranking.rank(asked.scores, asked.tokens)
-  number = ranking.reached(ranked, grid)
-  visited = ranking.buckets_visited(
-    ranked, number, asked.scores, asked.tokens, grid, options.buckets
-  )
-  own = lambda name: getattr(sums, name)[index, stage]
-  own("buckets")[:, :ratios] += together(visited.mean(axis=1))
-  own("worst_buckets")[:, :ratios] += together(visited.max(axis=1))
-  own("clusters")[...] += asked.filled.reshape(-1, heads).sum(axis=0)
-  values = {"kept": asked.free, "mass": asked.mass, "recall": asked.evidence}
-  if options.temperature is not None:
-    enters = ranking.enters(ranked, asked.scores, asked.tokens)
-    weights = ranking.soft_weights(enters, grid, options.temperature)
-    soft = {
-      name: np.einsum("ac,acr->ar", value, weights)
-      for name, value in values.items()
-    }
-    soft["runs"] = fetch_runs.soft(asked.free, asked.sinks, weights)
-    for name, value in soft.items():
-      own(name)[:, :ratios] += np.diff(together(value), prepend=0.0, axis=-1)
-    return
-  by_row = ranking.places(ranked, number, asked.scores, asked.tokens, grid)
-  place = ranking.kept_from(by_row, options.rows, options.votes).astype(int)
-  row = np.arange(len(place))[:, None] % heads * (ratios + 1)
-  histogram = lambda at, weights: np.bincount(
-    (row + at).ravel(), weights.ravel(), heads * (ratios + 1)
-  ).reshape(heads, ratios + 1)
-  for name, value in values.items():
-    if value.any():
-      own(name)[...] += histogram(place, value)
-  begins, there, joins, joined = fetch_runs.ends(asked.free, asked.sinks, place)
-  own("runs")[...] += histogram(begins, there) - histogram(joins, joined)
-
-
-def _pieces(whole: _Clusters, heads: int) -> Iterator[_Clusters]:
-  """Events by and by, as many at once as a core's cache holds scores of."""
-  own = whole.scores[:heads].size
-  step = heads * max(1, _SCORES // own)
-  for first in range(0, len(whole.tokens), step):
-    yield _Clusters(*(array[first : first + step] for array in whole))
-
-
-def _shaped(sums: Sums, layers: int, heads: int, options: Options) -> Sums:
-  """Histograms summed along the ratios, layers and heads apart."""
-  shaped = {}
-  for name in _FIELDS:
-    value = getattr(sums, name)[..., :-1]
-    if "buckets" not in name:
-      value = np.cumsum(value, axis=-1)
-    shaped[name] = value.reshape(*value.shape[:2], layers, heads, -1)
-  clusters = sums.clusters.reshape(*sums.clusters.shape[:2], layers, heads)
-  return sums._replace(clusters=clusters, **shaped)
+  """A batch at every table, while the next one is inserted."""
+  for index, (own, scores) in enumerate(zip(asked, room, strict=True)):
+    tally.add_batch(sums, stage, grid, options, index, own, scores)
