@@ -49,6 +49,14 @@ def projections(heads, kv_heads):
   }
 
 
+def fresh(array):
+  """A copy on the device of an array that changes later.
+
+  A transfer may still be under way when `jnp.array` returns.
+  """
+  return jnp.asarray(np.array(array))
+
+
 class Bare:
   """One stream under one policy.
 
@@ -114,15 +122,15 @@ class Bare:
     return policy_lib.View(
       slots=cache_lib.SlotTable(
         *map(
-          jnp.array,
+          fresh,
           (valid, wide(self.position), wide(self.frame), wide(self.kind)),
         )
       ),
-      live=bitmap.pack(jnp.array(valid)),
+      live=bitmap.pack(fresh(valid)),
       cursor=jnp.int32(self.cursor),
       seen=jnp.int32(self.seen),
-      key=jnp.array(self.key),
-      value=jnp.array(self.value),
+      key=fresh(self.key),
+      value=fresh(self.value),
     )
 
   def turn(self, x, position):
@@ -210,12 +218,12 @@ class Bare:
     self.seen += now.valid
     chunk = policy_lib.Chunk(
       *(
-        jnp.array(table[:, :, new])
+        fresh(table[:, :, new])
         for table in (self.key, self.raw, self.value)
       ),
       jnp.asarray(query_raw, jnp.float32),
       jnp.asarray(now.position, jnp.int32),
-      jnp.array(self.frame[new]), jnp.array(self.kind[new]),
+      fresh(self.frame[new]), fresh(self.kind[new]),
       jnp.asarray(now.there), jnp.int32(now.start), now.first, now.last,
     )  # fmt: skip
     self.state, keep, self.written = self._write(
